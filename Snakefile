@@ -1,0 +1,35 @@
+"""ReCo: retrieve and co-segment for zero-shot transfer (Shin, Xie, Albanie, NeurIPS 2022).
+
+The includes are the method in order; each opens with what it reads and makes.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/download.smk"
+include: "workflow/rules/embed.smk"
+include: "workflow/rules/retrieve.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/cosegment.smk"
+include: "workflow/rules/segment.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/figures.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        tables=TABLES,
+        figures=FIGURES,
+        notebook=f"{RESULTS}/paper_figures.ipynb",
+        run=f"{RESULTS}/run.json",

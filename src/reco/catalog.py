@@ -1,0 +1,56 @@
+"""Catalog: list and check the images of an experiment, before any network looks at them."""
+
+from pathlib import Path
+
+from reco.errors import RecoError
+from reco.files import sha256
+from reco.folder import find_images, pair_masks, read_mask, write_table
+from reco.progress import LOG, track
+
+
+def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
+    """List the images of an index: path below `root`, key (digest of the bytes), size in bytes.
+
+    The key, not the path, names an image in the store: a renamed image is not computed again.
+    Files that cannot be opened at all are listed with an empty key and skipped later.
+
+    Raises:
+        RecoError: no images, or fewer than the largest archive.
+    """
+    paths = find_images(root)
+    if len(paths) < max(largest_archive, 1):
+        raise RecoError(
+            f"{root}: holds {len(paths)} images, fewer than the archive size {largest_archive}: "
+            "add images, mend the 'root' of the index, or lower archive_size and archive_sizes"
+        )
+    write_table(
+        table, ["path", "key"], [(path, _key(root / path)) for path in track(paths, "list index")]
+    )
+
+
+def catalog_split(
+    root: Path, split: str, classes: list[str], table: Path, *, need_masks: bool
+) -> None:
+    """List a split: image, mask (may be empty), prediction (name of the predicted mask), key.
+
+    Every mask is read once, so that a bad label is found now and not after an hour of work.
+
+    Raises:
+        RecoError: images and masks that do not pair, or a label id beyond the classes.
+    """
+    pairs = pair_masks(root, split, need_masks=need_masks)
+    rows = []
+    for image, mask in track(pairs, f"list {split}"):
+        if mask:
+            read_mask(root / mask, len(classes))
+        stem = image.split("/", 2)[2].rsplit(".", 1)[0]
+        rows.append((image, mask, f"{stem}.png", _key(root / image)))
+    write_table(table, ["image", "mask", "prediction", "key"], rows)
+
+
+def _key(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        LOG.warning("%s: cannot be read, skipped: %s", path, error)
+        return ""

@@ -1,0 +1,83 @@
+"""Concepts: what a person types, and the safe name that stands for it in files and jobs."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from reco.errors import RecoError
+from reco.files import fingerprint
+
+SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+
+
+class Concept(BaseModel):
+    """A name to find and segment; a bare string in a config file stands for its name.
+
+    Attributes:
+        name: what the concept is called, in tables and figures too.
+        aliases: other names of the same thing; their prompts are averaged with the name's.
+        prompts: sentences to embed instead of the templates of the language-image model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=200)
+    aliases: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, name: str) -> str:
+        name = unicodedata.normalize("NFC", name).strip()
+        if not name or any(unicodedata.category(character) == "Cc" for character in name):
+            raise ValueError("a concept's name is one line of text and not blank")
+        return name
+
+    @property
+    def slug(self) -> str:
+        """The name in [a-z0-9-]: the only form that reaches file names and the shell."""
+        return slugify(self.name)
+
+    def sentences(self, templates: Sequence[str]) -> list[str]:
+        """The texts to embed: `prompts` if given, else every template filled with every name."""
+        if self.prompts:
+            return list(self.prompts)
+        names = (self.name, *self.aliases)
+        return [template.replace("{}", name) for name in names for template in templates]
+
+
+def slugify(name: str) -> str:
+    """Reduce `name` to lower-case ASCII words joined by hyphens, at most 60 characters.
+
+    Accents are dropped. What has no ASCII form at all (another script, an emoji) and what is cut
+    short gets a digest of the whole name, so that different names stay different.
+    """
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = "-".join(re.findall(r"[a-z0-9]+", ascii_name))
+    lost = sum(character.isalnum() for character in name) > 2 * len(re.sub("-", "", slug))
+    if not slug or lost or len(slug) > 60:
+        slug = f"{slug[:48].rstrip('-') or 'concept'}-{fingerprint(name, 8)}"
+    return slug
+
+
+def check_slugs(concepts: Sequence[Concept]) -> None:
+    """Raise RecoError where two concepts would share a slug, and so their files."""
+    seen: dict[str, str] = {}
+    for concept in concepts:
+        other = seen.setdefault(concept.slug, concept.name)
+        if other != concept.name:
+            raise RecoError(
+                f"concepts {other!r} and {concept.name!r} both shorten to {concept.slug!r}, which "
+                "names their files: rename one, or make one an alias of the other"
+            )
+    if len(seen) < len(concepts):
+        names = [concept.name for concept in concepts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise RecoError(f"concepts listed twice: {', '.join(twice)}: leave one of each")

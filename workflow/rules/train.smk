@@ -1,0 +1,72 @@
+"""Train: ReCo+, a DeepLabv3+ that learns from ReCo's masks of the train split. No pixel labels.
+
+Reads `masks/train`; makes `reco_plus/` (weights, description, learning curve) and `masks/plus`,
+its predictions on the val split.
+"""
+
+
+rule train:
+    input:
+        images=rules.catalog.output.train,
+        masks=f"{DATA}/masks/train",
+        weights=weights("encoder") if SETTINGS.train.encoder == "packaged" else [],
+        code=code("train"),
+    output:
+        weights=f"{DATA}/reco_plus/model.safetensors",
+        model=f"{DATA}/reco_plus/model.json",
+        curve=f"{DATA}/reco_plus/curve.csv",
+    params:
+        settings=SETTINGS.train.model_dump(mode="json"),
+        seed=SETTINGS.seed,
+    log:
+        f"{DATA}/logs/train.log",
+    benchmark:
+        f"{DATA}/benchmarks/train.tsv"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+        gpu=1,
+    conda:
+        "reco"
+    shell:
+        """
+        reco --log {log} train \
+            --images {input.images} \
+            --masks {input.masks} \
+            --weights {output.weights} \
+            --model {output.model} \
+            --curve {output.curve}
+        """
+
+
+rule segment_plus:
+    input:
+        images=rules.catalog.output.val,
+        weights=rules.train.output.weights,
+        model=rules.train.output.model,
+        code=code("train", "segment", "crf"),
+    output:
+        masks=directory(f"{DATA}/masks/plus"),
+    params:
+        settings=EXPERIMENT.inference_settings,
+    log:
+        f"{DATA}/logs/segment_plus.log",
+    benchmark:
+        f"{DATA}/benchmarks/segment_plus.tsv"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        gpu=1,
+    conda:
+        "reco"
+    shell:
+        """
+        reco --log {log} segment-plus \
+            --images {input.images} \
+            --weights {input.weights} \
+            --model {input.model} \
+            --masks {output.masks} \
+            --workers {threads}
+        """
