@@ -188,12 +188,13 @@ class Studio:
         for i, (sprite, layer) in enumerate(zip(sprites, layers, strict=True)):
             if layer is None:
                 continue
-            colour, alpha = layer.place(sprite)
-            canvas *= 1 - _shadow(alpha, rng)[..., None]
-            canvas *= 1 - alpha[..., None]
-            canvas += colour
-            weights *= 1 - alpha
-            weights[i] = alpha
+            scene_part, sprite_part = layer.windows(*sprite.shape[:2])
+            colour, alpha = np.split(sprite[sprite_part], [3], axis=-1)
+            weights[:, *scene_part] *= 1 - alpha[..., 0]
+            weights[i][scene_part] = alpha[..., 0]
+            canvas *= 1 - _shadow(weights[i], rng)[..., None]
+            canvas[scene_part] *= 1 - alpha
+            canvas[scene_part] += colour
         seen = weights >= 0.5
         concepts = [
             cutout.concept
@@ -215,15 +216,15 @@ class Studio:
 
     def _background(self, photograph: Photograph, rng: np.random.Generator) -> np.ndarray:
         """Random crop, flip and light: (size, size, 3) float32 in 0..1."""
-        image = self._decode(photograph.file, "RGB", 1600)
+        image = self._decode(photograph.file, "RGB", 4 * self.size)
         width, height = image.size
         side = min(width, height) * rng.uniform(0.4, 1.0)
         left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
         box = (left, top, left + side, top + side)
-        crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box, reducing_gap=2)
+        crop = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box)
         if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return _relight(np.asarray(crop, dtype=np.float32) / 255, 1.0, rng)
+        return _relight(np.asarray(crop, dtype=np.float32) / 255, np.float32(1), rng)
 
     def _sprite(self, cutout: Photograph, objects: int, rng: np.random.Generator) -> np.ndarray:
         """Random scale, flip, tilt and light: (h, w, 4) float32, colour times alpha, alpha.
@@ -289,13 +290,18 @@ def _feather(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) * (keep / 255)
 
 
-def _relight(colour: np.ndarray, alpha: np.ndarray | float, rng: np.random.Generator) -> np.ndarray:
-    """Random brightness, contrast and colour cast of (h, w, 3) colour times alpha."""
-    contrast = rng.uniform(0.85, 1.15)
-    gain = rng.uniform(0.85, 1.12) * rng.uniform(0.94, 1.06, size=3).astype(np.float32)
-    weight = np.asarray(alpha).sum() if np.ndim(alpha) else colour[..., 0].size
-    mean = colour.sum(axis=(0, 1), keepdims=True) / max(float(weight), 1.0)
-    return np.clip(((colour - mean * alpha) * contrast + mean * alpha) * gain, 0, alpha)
+def _relight(colour: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random brightness, contrast and colour cast.
+
+    Args:
+        colour: (h, w, 3) float32, colour times alpha.
+        alpha: (h, w, 1), or a scalar 1.
+    """
+    contrast = np.float32(rng.uniform(0.85, 1.15))
+    gain = (rng.uniform(0.85, 1.12) * rng.uniform(0.94, 1.06, size=3)).astype(np.float32)
+    lit = colour * (contrast * gain)
+    lit += alpha * (0.5 * (1 - contrast) * gain)
+    return np.clip(lit, 0, alpha, out=lit)
 
 
 def _shadow(alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -332,13 +338,6 @@ class Layer:
             slice(part.start - origin, part.stop - origin)
             for part, origin in zip(scene, (self.top, self.left), strict=True)
         )
-
-    def place(self, sprite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Colour (size, size, 3) and alpha (size, size) of the scene's pixels, 0 beyond."""
-        whole = np.zeros((self.size, self.size, 4), dtype=np.float32)
-        scene, part = self.windows(*sprite.shape[:2])
-        whole[scene] = sprite[part]
-        return whole[..., :3], whole[..., 3]
 
 
 def arrange(

@@ -1,0 +1,356 @@
+"""Fetch Debian packages of photographs and unpack the files that are wanted.
+
+A package is fetched with the system's own apt-get, from a folder of .deb files, or from a mirror,
+and only ever used after its length and SHA-256 were checked. No address is built in: apt-get knows
+the ones that the system is set up with, and a person names any other.
+"""
+
+import csv
+import http.client
+import lzma
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import yaml
+import zstandard
+from debian.arfile import ArError, ArFile
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reco.errors import RecoError
+from reco.files import atomic, sha256
+from reco.progress import track
+
+MIRROR = "RECO_DEBIAN_MIRROR"
+CHUNK = 1 << 20
+
+
+class Package(BaseModel):
+    """A Debian package, pinned.
+
+    Attributes:
+        path: where a Debian mirror keeps the file, relative to the mirror's address.
+        size: length in bytes.
+        sha256: of the whole file, in hexadecimal.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9+.-]*$")
+    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+:~-]*$")
+    path: str = Field(pattern=r"^pool/[A-Za-z0-9+./_~-]+\.deb$")
+    size: int = Field(gt=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    licence: str = ""
+
+    @property
+    def file(self) -> str:
+        """Name of the .deb."""
+        return PurePosixPath(self.path).name
+
+
+def read_packages(path: str | Path) -> list[Package]:
+    """Read config/stamps/packages.yaml.
+
+    Raises:
+        RecoError: the file does not list packages, or an entry is wrong.
+    """
+    try:
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["packages"]
+        return [Package.model_validate(entry) for entry in entries]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
+        raise RecoError(f"{path}: not a list of packages: {error}") from None
+
+
+# ---- fetch ------------------------------------------------------------------------------------
+
+
+def fetch(
+    packages_file: str | Path,
+    folder: str | Path,
+    *,
+    source: str | None = None,
+    timeout: float = 30.0,
+    tries: int = 5,
+    pause: float = 2.0,
+) -> dict[str, Path]:
+    """Put the verified .deb of every package into `folder`; those there are not fetched again.
+
+    Args:
+        source: None = the environment variable RECO_DEBIAN_MIRROR, and where that is not set,
+            apt-get; else a folder that holds the .deb files, or the http(s) address of a mirror
+            (below which `pool/` lies).
+        timeout: seconds without a byte after which a connection is given up.
+        tries: how often a mirror is asked before giving up; a broken download is resumed.
+        pause: seconds before the second try, doubled for each further one.
+
+    Returns:
+        the file of each package, by the package's name.
+
+    Raises:
+        RecoError: a package cannot be had, or has the wrong length or checksum.
+    """
+    packages = read_packages(packages_file)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {package.name: folder / package.file for package in packages}
+    missing = []
+    for package in packages:
+        if files[package.name].exists():
+            _check(files[package.name], package)
+        else:
+            missing.append(package)
+    source = source or os.environ.get(MIRROR) or None
+    if not missing:
+        pass
+    elif source is None:
+        _from_apt(missing, folder)
+    elif source.startswith(("http://", "https://")):
+        for package in missing:
+            url = f"{source.rstrip('/')}/{package.path}"
+            _from_mirror(package, url, folder, timeout=timeout, tries=tries, pause=pause)
+    else:
+        for package in missing:
+            _from_folder(package, Path(source).expanduser(), folder)
+    return files
+
+
+def _check(path: Path, package: Package) -> None:
+    """Raise RecoError unless `path` has the length and the SHA-256 of the package."""
+    size = path.stat().st_size
+    if size != package.size:
+        wrong = f"has {size} bytes, expected {package.size}"
+    elif (digest := sha256(path)) != package.sha256:
+        wrong = f"has SHA-256 {digest}, expected {package.sha256}"
+    else:
+        return
+    raise RecoError(
+        f"{path}: {wrong} ({package.name} {package.version}): delete it, or point 'stamps.source' "
+        "at a folder or mirror that has this version"
+    )
+
+
+def _remedy(packages: Iterable[Package]) -> str:
+    """What a person without a fitting apt-get can do."""
+    return (
+        f"set 'stamps.source' (or the environment variable {MIRROR}) to the address of a Debian "
+        "mirror, or 'stamps.source' to a folder that holds: "
+        + ", ".join(package.file for package in packages)
+    )
+
+
+def _from_folder(package: Package, source: Path, folder: Path) -> None:
+    """Copy a .deb from a folder; accept the file name that apt gives it, too."""
+    version = package.version.replace(":", "%3a")
+    architecture = package.file.rsplit("_", 1)[-1]
+    names = (package.file, f"{package.name}_{version}_{architecture}")
+    found = next((source / name for name in names if (source / name).is_file()), None)
+    if found is None:
+        raise RecoError(f"{source}: no {' or '.join(dict.fromkeys(names))}: {_remedy([package])}")
+    _check(found, package)
+    with atomic(folder / package.file) as temporary:
+        shutil.copyfile(found, temporary)
+
+
+def _from_apt(packages: list[Package], folder: Path) -> None:
+    """Have apt-get download the packages; its state is private to this call, so needs no root."""
+    apt = shutil.which("apt-get")
+    if apt is None:
+        raise RecoError(f"no apt-get on this system: {_remedy(packages)}")
+    with tempfile.TemporaryDirectory(prefix=".apt.", dir=folder) as private:
+        state = Path(private).absolute()
+        for name in ("lists/partial", "cache/archives/partial", "debs"):
+            (state / name).mkdir(parents=True)
+        command = [
+            apt,
+            "-q",
+            f"-oDir::State::Lists={state / 'lists'}",
+            f"-oDir::Cache={state / 'cache'}",
+            "-oAPT::Sandbox::User=root",  # as root: do not change to a user who may not write here
+            "-oAcquire::Retries=3",
+            "-oAcquire::http::Timeout=30",
+            "-oAcquire::https::Timeout=30",
+        ]
+        wanted = [f"{package.name}={package.version}" for package in packages]
+        for arguments in (["update"], ["download", *wanted]):
+            done = subprocess.run(
+                [*command, *arguments],
+                cwd=state / "debs",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
+            if done.returncode:
+                said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+                raise RecoError(f"apt-get {' '.join(arguments)}: {said}: {_remedy(packages)}")
+        for package in packages:
+            _from_folder(package, state / "debs", folder)
+
+
+def _from_mirror(
+    package: Package, url: str, folder: Path, *, timeout: float, tries: int, pause: float
+) -> None:
+    """Stream a .deb to a .part file, resuming it after a break, and rename it once verified."""
+    part = folder / f"{package.file}.part"
+    resumed = part.exists()
+    for attempt in range(1, tries + 1):
+        try:
+            _stream(package, url, part, timeout)
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code not in (408, 429):
+                raise RecoError(f"{url}: {error}: {_remedy([package])}") from None
+            broken: object = error
+        except (OSError, http.client.HTTPException) as error:
+            broken = error
+        else:
+            size = part.stat().st_size
+            if size == package.size and sha256(part) == package.sha256:
+                part.replace(folder / package.file)
+                return
+            broken = f"broke off at {size} of {package.size} bytes"
+            if size >= package.size:
+                digest = sha256(part)
+                part.unlink()
+                if not resumed:  # else the first bytes may be an older run's: once from the start
+                    raise RecoError(
+                        f"{url}: has SHA-256 {digest}, expected {package.sha256}: "
+                        f"{_remedy([package])}"
+                    )
+                resumed = False
+                broken = "the resumed file has the wrong SHA-256"
+        if attempt < tries:
+            time.sleep(pause * 2 ** (attempt - 1))
+    raise RecoError(f"{url}: {broken}, after {tries} tries: run again, or {_remedy([package])}")
+
+
+def _stream(package: Package, url: str, part: Path, timeout: float) -> None:
+    """Append to `part` what it lacks; rewrite it where the server cannot resume."""
+    start = part.stat().st_size if part.exists() else 0
+    if start > package.size:
+        part.unlink()
+        start = 0
+    if start == package.size:
+        return
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        if response.status != 206:
+            start = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            part.unlink()
+            raise OSError(f"asked for bytes from {start}, got others")
+        length = response.headers.get("Content-Length")
+        if length is not None and start + int(length) != package.size:
+            raise RecoError(
+                f"{url}: has {start + int(length)} bytes, expected {package.size} "
+                f"({package.name} {package.version}): {_remedy([package])}"
+            )
+        with open(part, "ab" if start else "wb") as file:
+            chunks = _chunks(response, package.size - start)
+            total = -(-(package.size - start) // CHUNK)
+            for chunk in track(chunks, f"fetch {package.name}", total=total, unit="megabyte"):
+                file.write(chunk)
+
+
+def _chunks(stream: BinaryIO, most: int) -> Iterator[bytes]:
+    """Read to the end, but no more than `most` bytes and one (which tells that there are more)."""
+    left = most + 1
+    while left and (chunk := stream.read(min(CHUNK, left))):
+        left -= len(chunk)
+        yield chunk
+
+
+# ---- unpack -----------------------------------------------------------------------------------
+
+
+def unpack(deb: str | Path, folder: str | Path, wanted: Iterable[str]) -> list[Path]:
+    """Extract the wanted regular files of a .deb to `folder`/<path>, each atomically.
+
+    Args:
+        wanted: paths within the package, such as `usr/share/backgrounds/x.jpg`.
+
+    Raises:
+        RecoError: no .deb, broken, a wanted path is missing, is a link, or leads out of `folder`.
+    """
+    wanted = set(wanted)
+    for path in sorted(wanted):
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or "\\" in path:
+            raise RecoError(f"{path!r}: not a path within a package")
+    left = set(wanted)
+    written = []
+    try:
+        with _data(Path(deb)) as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                if name not in left:
+                    continue
+                source = archive.extractfile(member) if member.isreg() else None
+                if source is None:
+                    raise RecoError(f"{deb}: {name} is a link or a folder: name the file itself")
+                with source, atomic(Path(folder, name)) as temporary:
+                    with open(temporary, "wb") as file:
+                        shutil.copyfileobj(source, file)
+                left.discard(name)
+                written.append(Path(folder, name))
+                if not left:
+                    break
+    except (OSError, ArError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError) as error:
+        raise RecoError(f"{deb}: not a readable Debian package ({error}): fetch it again") from None
+    if left:
+        raise RecoError(f"{deb}: has no {', '.join(sorted(left)[:3])}: another version?")
+    return written
+
+
+def unpack_listed(
+    debs: Mapping[str, str | Path], tables: Iterable[str | Path], folder: str | Path
+) -> None:
+    """Extract the photographs that CSV tables (columns package, path) list.
+
+    Args:
+        debs: the .deb of each package, by the package's name.
+        folder: receives `<package>/<path>`.
+
+    Raises:
+        RecoError: as `unpack`, or a table names a package that is not in `debs`.
+    """
+    wanted: dict[str, list[str]] = {name: [] for name in debs}
+    for table in tables:
+        with open(table, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["package"] not in wanted:
+                    raise RecoError(f"{table}: {row['package']} is not in packages.yaml")
+                wanted[row["package"]].append(row["path"])
+    for name in track(debs, "unpack photographs", unit="package"):
+        if wanted[name]:
+            unpack(debs[name], Path(folder, name), wanted[name])
+
+
+@contextmanager
+def _data(deb: Path) -> Iterator[tarfile.TarFile]:
+    """The data.tar of a .deb, as a stream of members.
+
+    python-debian can open it too, but needs the program unzstd for .zst, and then holds all of it
+    in memory.
+    """
+    with open(deb, "rb") as file:
+        archive = ArFile(fileobj=file)
+        member = next((m for m in archive if m.name.startswith("data.tar")), None)
+        if member is None:
+            raise ArError("no data.tar")
+        if member.name.endswith(".zst"):
+            stream = zstandard.ZstdDecompressor().stream_reader(member)
+            with tarfile.open(fileobj=stream, mode="r|") as data:
+                yield data
+        else:
+            with tarfile.open(fileobj=member, mode="r|*") as data:
+                yield data
