@@ -3,6 +3,7 @@
 import hashlib
 import io
 import random
+import re
 import sys
 import tarfile
 import threading
@@ -132,8 +133,8 @@ def test_the_committed_list_is_complete_and_names_no_server() -> None:
     path = ROOT / "config/stamps/packages.yaml"
     packages = read_packages(path)
     assert len({package.name for package in packages}) == len(packages)
-    assert "://" not in path.read_text()
-    assert "debian.org" not in (ROOT / "src/reco/download.py").read_text()
+    for file in (path, ROOT / "src/reco/download.py"):
+        assert not re.search(r"://\w", file.read_text())
 
 
 def test_list_with_a_typo_is_refused(tmp_path: Path) -> None:
