@@ -15,7 +15,7 @@ import pytest
 import yaml
 import zstandard
 
-from reco.download import MIRROR, fetch, read_packages, unpack, unpack_listed
+from reco.download import MIRROR, fetch, read_packages, unpack
 from reco.errors import RecoError
 
 ROOT = Path(__file__).parents[1]
@@ -332,14 +332,3 @@ def test_unpack_names_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(RecoError, match=r"x\.deb"):
             unpack(deb, tmp_path / "out", ["usr/share/b.png"])
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".png")]
-
-
-def test_unpack_listed(tmp_path: Path) -> None:
-    (tmp_path / "x.deb").write_bytes(DEB)
-    (tmp_path / "one.csv").write_text("concept,package,path\nx,fake,usr/share/a.png\n")
-    (tmp_path / "two.csv").write_text("package,path\nfake,usr/share/b.png\n")
-    tables = [tmp_path / "one.csv", tmp_path / "two.csv"]
-    unpack_listed({"fake": tmp_path / "x.deb"}, tables, tmp_path / "out")
-    assert (tmp_path / "out/fake/usr/share/a.png").stat().st_size == 4000
-    with pytest.raises(RecoError, match=r"one\.csv: fake is not in packages\.yaml"):
-        unpack_listed({}, tables, tmp_path / "out")

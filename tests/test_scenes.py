@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from reco.download import fetch, read_packages, unpack_listed
+from reco.download import fetch, read_packages, unpack
 from reco.errors import RecoError
 from reco.files import read_json
 from reco.folder import pair_masks, read_classes, read_mask
@@ -277,7 +277,10 @@ def test_only_composed_scenes_are_replaced(material: Path, tmp_path: Path) -> No
 def test_the_default_experiment(tmp_path: Path) -> None:
     debs = fetch(STAMPS / "packages.yaml", tmp_path / "debs", source=os.environ.get("RECO_DEBS"))
     lists = STAMPS / "cutouts.csv", STAMPS / "backgrounds.csv"
-    unpack_listed(debs, lists, tmp_path / "photographs")
+    listed = rows("cutouts.csv") + rows("backgrounds.csv")
+    for name, deb in debs.items():
+        wanted = [row["path"] for row in listed if row["package"] == name]
+        unpack(deb, tmp_path / "photographs" / name, wanted)
     out = tmp_path / "scenes"
     compose(*lists, tmp_path / "photographs", out, index=1200, train=20, val=120, workers=2)
     visible = read_json(out / "composed.json")["visible"]

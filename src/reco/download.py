@@ -5,7 +5,6 @@ and only ever used after its length and SHA-256 were checked. No address is buil
 the ones that the system is set up with, and a person names any other.
 """
 
-import csv
 import http.client
 import lzma
 import os
@@ -16,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -309,30 +308,6 @@ def unpack(deb: str | Path, folder: str | Path, wanted: Iterable[str]) -> list[P
     if left:
         raise RecoError(f"{deb}: has no {', '.join(sorted(left)[:3])}: another version?")
     return written
-
-
-def unpack_listed(
-    debs: Mapping[str, str | Path], tables: Iterable[str | Path], folder: str | Path
-) -> None:
-    """Extract the photographs that CSV tables (columns package, path) list.
-
-    Args:
-        debs: the .deb of each package, by the package's name.
-        folder: receives `<package>/<path>`.
-
-    Raises:
-        RecoError: as `unpack`, or a table names a package that is not in `debs`.
-    """
-    wanted: dict[str, list[str]] = {name: [] for name in debs}
-    for table in tables:
-        with open(table, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row["package"] not in wanted:
-                    raise RecoError(f"{table}: {row['package']} is not in packages.yaml")
-                wanted[row["package"]].append(row["path"])
-    for name in track(debs, "unpack photographs", unit="package"):
-        if wanted[name]:
-            unpack(debs[name], Path(folder, name), wanted[name])
 
 
 @contextmanager
