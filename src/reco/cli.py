@@ -6,21 +6,37 @@ Commands import what they need when they run: a job per concept must not wait fo
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from reco.errors import RecoError
 from reco.progress import LOG, open_log
 
+if TYPE_CHECKING:
+    from reco.experiment import Experiment
+
 FILE = click.Path(path_type=Path)
 CONFIG = click.option(
     "--config",
     "config_file",
     type=FILE,
-    required=True,
-    help="Merged config of the experiment, as the workflow writes it.",
+    envvar="RECO_CONFIG",
+    default="config/config.yaml",
+    show_default=True,
+    show_envvar=True,
+    help="Config of the experiment.",
 )
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes to use."
+)
+
+
+def images_option(what: str) -> Callable:
+    """The option that names a table made by `reco catalog`."""
+    return click.option("--images", type=FILE, required=True, help=f"CSV: {what}.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,8 +69,312 @@ def main() -> None:
         sys.exit(70)
 
 
-def _experiment(config_file: Path):  # noqa: ANN202 (imported late)
+def _experiment(config_file: Path) -> "Experiment":
     from reco.config import load
     from reco.experiment import Experiment
 
     return Experiment(load(config_file))
+
+
+# ---- download ---------------------------------------------------------------------------------
+
+
+@commands.command()
+@click.option("--weights", type=FILE, required=True, help="The safetensors file to write.")
+def weights(weights: Path) -> None:
+    """Convert the packaged network's weights to safetensors, checked by SHA-256."""
+    from reco.models.packaged import convert
+
+    convert(weights.parent)
+
+
+@commands.command()
+@click.option("--packages", type=FILE, required=True, help="YAML list of Debian packages.")
+@click.option(
+    "--source",
+    default="",
+    help="A folder with the .deb files, or the address of a Debian mirror; else apt-get is asked.",
+)
+@click.option("--folder", type=FILE, required=True, help="Where the .deb files go.")
+def fetch(packages: Path, source: str, folder: Path) -> None:
+    """Fetch the packages that hold the photographs of `stamps`, checked by SHA-256."""
+    from reco.download import fetch
+
+    fetch(packages, folder, source=source or None)
+
+
+@commands.command()
+@CONFIG
+@click.option(
+    "--packages", type=FILE, default="data/packages", show_default=True, help="The .debs."
+)
+@click.option(
+    "--photographs", type=FILE, default="data/photographs", show_default=True, help="Unpacked here."
+)
+@WORKERS
+def compose(config_file: Path, packages: Path, photographs: Path, workers: int) -> None:
+    """Unpack the photographs and compose the scenes of `stamps` from them."""
+    from reco.download import read_packages, unpack
+    from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, images_state
+    from reco.files import read_json, write_json
+    from reco.folder import read_table
+    from reco.scenes import compose
+
+    experiment = _experiment(config_file)
+    config, rows = experiment.config, read_table(CUTOUTS) + read_table(BACKGROUNDS)
+    for package in read_packages(PACKAGES):
+        wanted = [row["path"] for row in rows if row["package"] == package.name]
+        unpack(packages / package.file, photographs / package.name, wanted)
+    sizes = config.stamps.model_dump(include={"size", "index", "train", "val"})
+    scenes = Path(experiment.scenes)
+    compose(CUTOUTS, BACKGROUNDS, photographs, scenes, seed=config.seed, workers=workers, **sizes)
+    record = read_json(scenes / "composed.json")
+    write_json(scenes / "composed.json", {**record, "state": images_state(experiment)})
+
+
+@commands.command()
+@CONFIG
+@click.option("--index", type=FILE, required=True, help="CSV to write: images of the index.")
+@click.option("--train", type=FILE, required=True, help="CSV to write: images of the train split.")
+@click.option("--val", type=FILE, required=True, help="CSV to write: images of the val split.")
+def catalog(config_file: Path, index: Path, train: Path, val: Path) -> None:
+    """List and check the images of the index and of both splits."""
+    from reco.catalog import catalog_index, catalog_split
+
+    experiment = _experiment(config_file)
+    largest = experiment.config.all_archive_sizes[-1]
+    catalog_index(experiment.index_root, index, largest)
+    for role, table in (("train", train), ("val", val)):
+        catalog_split(
+            experiment.benchmark_root,
+            experiment.split(role),
+            experiment.classes,
+            table,
+            need_masks=role == "val",
+        )
+
+
+# ---- embed ------------------------------------------------------------------------------------
+
+
+@commands.command()
+@CONFIG
+@images_option("images of the index")
+@click.option("--model", required=True, help="The language-image model that ranks the index.")
+@click.option("--size", type=int, required=True, help="Side of its input in pixels.")
+@click.option("--embeddings", type=FILE, required=True, help=".npy to write: (n, d), unit rows.")
+@click.option("--usable", type=FILE, required=True, help="CSV to write: the image of every row.")
+@click.option("--skipped", type=FILE, required=True, help="CSV to write: unreadable files, why.")
+def embed(
+    config_file: Path,
+    images: Path,
+    model: str,
+    size: int,
+    embeddings: Path,
+    usable: Path,
+    skipped: Path,
+) -> None:
+    """Embed the images of the index; only those that the store lacks."""
+    from reco.embed import embed_index
+
+    embed_index(_experiment(config_file), images, model, size, embeddings, usable, skipped)
+
+
+@commands.command()
+@CONFIG
+def text(config_file: Path) -> None:
+    """Embed the texts of all concepts; only those that the store lacks."""
+    from reco.text import embed_concepts
+
+    embed_concepts(_experiment(config_file))
+
+
+# ---- retrieve, features, cosegment ------------------------------------------------------------
+
+
+@commands.command()
+@click.option("--embeddings", type=FILE, required=True, help=".npy of `reco embed`.")
+@images_option("the image of every row of the embeddings")
+@click.option("--text", type=FILE, required=True, help="Text embeddings of the concept.")
+@click.option("--size", type=click.IntRange(1), required=True, help="Images to retrieve (k).")
+@click.option("--archive", type=FILE, required=True, help="CSV to write.")
+def retrieve(embeddings: Path, images: Path, text: Path, size: int, archive: Path) -> None:
+    """Rank the index for one concept and keep the best images: its archive."""
+    from reco.retrieve import retrieve_archive
+
+    retrieve_archive(embeddings, images, text, size, archive)
+
+
+@commands.command()
+@CONFIG
+def features(config_file: Path) -> None:
+    """Compute dense features of the archives' images; only those that the store lacks."""
+    from reco.embed import embed_archives
+
+    embed_archives(_experiment(config_file))
+
+
+@commands.command()
+@click.option("--features", type=FILE, required=True, help="CSV: where the features are.")
+@click.option("--text", type=FILE, required=True, help="Text embeddings of the concept.")
+@click.option("--contexts", default="", help="Reference files of context concepts, in order.")
+@click.option("--variants", required=True, help="Names such as lgc-ce-k20.")
+@click.option(
+    "--temperature", type=float, default=10.0, show_default=True, help="Of dense saliency."
+)
+@click.option("--merge", type=click.Choice(["mean", "weighted", "winner"]), default="mean")
+@click.option("--variant", type=click.Choice(["paper", "released"]), default="paper")
+@click.option("--reference", type=FILE, required=True, help="safetensors to write.")
+def cosegment(
+    features: Path,
+    text: Path,
+    contexts: str,
+    variants: str,
+    temperature: float,
+    merge: str,
+    variant: str,
+    reference: Path,
+) -> None:
+    """Co-segment one concept's archive into reference embeddings."""
+    from reco.reference import cosegment_archive
+
+    cosegment_archive(
+        features,
+        text,
+        [Path(path) for path in contexts.split()],
+        variants.split(),
+        reference,
+        temperature=temperature,
+        merge=merge,
+        variant=variant,
+    )
+
+
+# ---- segment, train ---------------------------------------------------------------------------
+
+
+@commands.command()
+@CONFIG
+@click.option("--split", type=click.Choice(["train", "val"]), required=True)
+@images_option("images of the split")
+@click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
+@WORKERS
+def segment(config_file: Path, split: str, images: Path, masks: Path, workers: int) -> None:
+    """Segment a split: val with every method of the tables, train with the best one."""
+    from reco.segment import segment_split
+
+    experiment = _experiment(config_file)
+    methods = experiment.zero_shot if split == "val" else [experiment.best]
+    segment_split(experiment, images, methods, masks, workers)
+
+
+@commands.command()
+@CONFIG
+@images_option("images of the train split")
+@click.option("--masks", type=FILE, required=True, help="Folder of the split's pseudo-masks.")
+@click.option("--weights", type=FILE, required=True, help="safetensors to write.")
+@click.option("--model", type=FILE, required=True, help="JSON to write: what the weights are.")
+@click.option("--curve", type=FILE, required=True, help="CSV to write: loss by step.")
+def train(
+    config_file: Path, images: Path, masks: Path, weights: Path, model: Path, curve: Path
+) -> None:
+    """Train ReCo+ on pseudo-masks."""
+    from reco.train import train_plus
+
+    train_plus(_experiment(config_file), images, masks, weights, model, curve)
+
+
+@commands.command("segment-plus")
+@CONFIG
+@images_option("images of the val split")
+@click.option("--weights", type=FILE, required=True, help="Weights of `reco train`.")
+@click.option("--model", type=FILE, required=True, help="Their description.")
+@click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
+@WORKERS
+def segment_plus(
+    config_file: Path, images: Path, weights: Path, model: Path, masks: Path, workers: int
+) -> None:
+    """Segment the val split with ReCo+."""
+    from reco.train import segment_plus
+
+    segment_plus(_experiment(config_file), images, weights, model, masks, workers)
+
+
+# ---- evaluate ---------------------------------------------------------------------------------
+
+
+@commands.command()
+@CONFIG
+@images_option("images of the val split")
+@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment`.")
+@click.option("--plus", type=FILE, required=True, help="Masks of `reco segment-plus`.")
+@click.option("--metrics", type=FILE, required=True, help="CSV to write: a row per method.")
+@click.option("--per-class", type=FILE, required=True, help="CSV to write: per method and class.")
+def evaluate(
+    config_file: Path, images: Path, zero_shot: Path, plus: Path, metrics: Path, per_class: Path
+) -> None:
+    """Score the masks of every method against the ground truth."""
+    from reco.evaluate import METRICS, PER_CLASS, evaluate
+    from reco.folder import write_table
+
+    experiment = _experiment(config_file)
+    methods = [(method, zero_shot / method.slug) for method in experiment.zero_shot]
+    methods += [(method, plus / method.slug) for method in experiment.plus]
+    rows, class_rows = evaluate(
+        methods,
+        experiment.benchmark_root,
+        images,
+        experiment.classes,
+        experiment.labels,
+        experiment.split("val"),
+    )
+    write_table(metrics, METRICS, rows)
+    write_table(per_class, PER_CLASS, class_rows)
+
+
+@commands.command()
+@CONFIG
+@click.option("--retrieval", type=FILE, required=True, help="CSV to write.")
+def precision(config_file: Path, retrieval: Path) -> None:
+    """Precision at k of every archive, against the labels of the index where they are known."""
+    from reco.evaluate import RETRIEVAL, precision
+    from reco.folder import write_table
+
+    experiment = _experiment(config_file)
+    rows = []
+    if experiment.index_labels:
+        archives = [(c.name, Path(experiment.archive(c.slug))) for c in experiment.targets]
+        largest = experiment.config.all_archive_sizes[-1]
+        rows = precision(archives, experiment.index_labels, range(1, largest + 1))
+    write_table(retrieval, RETRIEVAL, rows)
+
+
+@commands.command()
+@CONFIG
+@click.option("--run", type=FILE, required=True, help="JSON to write: versions, seed, device ...")
+@click.option("--merged", type=FILE, required=True, help="YAML to write: every key of the config.")
+def record(config_file: Path, run: Path, merged: Path) -> None:
+    """Write down what made the results: config, revision, versions, seed, device."""
+    import yaml
+
+    from reco.files import write_json, write_text
+    from reco.run import describe_run
+
+    experiment = _experiment(config_file)
+    values = experiment.config.model_dump(mode="json")
+    write_text(merged, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    write_json(run, describe_run(experiment))
+
+
+@commands.command()
+@click.option("--schema", type=FILE, required=True, help="JSON schema to write.")
+def schema(schema: Path) -> None:
+    """Write the JSON schema of the config, for editors and tests."""
+    from reco.config import Config
+    from reco.files import write_json
+
+    write_json(schema, Config.model_json_schema())
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ METRICS = (
     "pixel_accuracy",
     "mean_accuracy",
 )
+RETRIEVAL = ("concept", "k", "precision", "in_index")
 PER_CLASS = (*METRICS[:6], "class", "iou", "accuracy", "pixels")
 
 
@@ -81,7 +82,7 @@ def evaluate(
 
 def precision(
     archives: Sequence[tuple[str, Path]], labels: Path, sizes: Sequence[int]
-) -> list[tuple[str, int, float, int]]:
+) -> list[tuple[str, int, str, int]]:
     """Precision at k of retrieval: the share of the first k images that show the concept.
 
     Args:
@@ -101,5 +102,5 @@ def precision(
         if not total:
             continue
         hits = [name in shown.get(row["path"], ()) for row in read_table(archive)]
-        rows += [(name, k, float(np.mean(hits[:k])), total) for k in sizes if k <= len(hits)]
+        rows += [(name, k, f"{np.mean(hits[:k]):.4f}", total) for k in sizes if k <= len(hits)]
     return rows

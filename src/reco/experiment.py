@@ -16,9 +16,11 @@ from reco.concepts import Concept, check_slugs
 from reco.config import Config, FolderBenchmark, FolderIndex, read_yaml
 from reco.errors import RecoError
 from reco.files import fingerprint, sha256
-from reco.folder import read_classes, read_table
+from reco.folder import read_classes, read_table, scan
 
+PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
+BACKGROUNDS = "config/stamps/backgrounds.csv"
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,15 @@ class Method:
 
     @property
     def slug(self) -> str:
-        """Name of the folder of its masks."""
-        parts = [self.method, *(part for part in ("lgc", "ce", "crf") if getattr(self, part))]
-        return "-".join([*parts, f"k{self.archive_size}"] if self.archive_size else parts)
+        """Name of the folder of its masks, such as `reco-lgc-ce-k20-crf`."""
+        parts = [self.method, self.reference_name if self.archive_size else ""]
+        return "-".join(filter(None, [*parts, "crf" if self.crf else ""]))
+
+    @property
+    def reference_name(self) -> str:
+        """Name of the way of co-segmenting it uses, such as `lgc-ce-k20`."""
+        flags = ["lgc"] * self.lgc + ["ce"] * self.ce
+        return "-".join([*flags, f"k{self.archive_size}"])
 
 
 @dataclass(frozen=True)
@@ -102,14 +110,14 @@ class Experiment:
         return getattr(self.config.benchmark, role, role)
 
     def store(self, what: str, spec: str, version: str, size: int | None = None) -> str:
-        """Folder of the store of `what` (global, dense, encoder, text) of a model.
+        """Folder of the store of `what` a model gives: global, dense, encoder, text-<role>.
 
         Args:
             spec: the model as the config names it.
             version: fingerprint of its weights and preprocessing.
             size: side of its input in pixels; None for text.
         """
-        dataset = "text" if what == "text" else self.dataset
+        dataset = "text" if what.startswith("text") else self.dataset
         model = f"{fingerprint(spec, 6)}-{version}"
         return f"data/store/{dataset}/{model}/{what}" + (f"-{size}" if size else "")
 
@@ -284,6 +292,28 @@ class Experiment:
         return [
             Method("reco_plus", best.lgc, best.ce, crf, best.archive_size) for crf in (False, True)
         ]
+
+
+def images_state(experiment: Experiment) -> dict[str, str]:
+    """What tells whether images were added, replaced or taken away since they were listed.
+
+    Of composed scenes only names and sizes count, for times change where they are copied.
+    """
+    roots = {
+        "index": [experiment.index_root],
+        "benchmark": [
+            experiment.benchmark_root / part / experiment.split(role)
+            for part in ("images", "masks")
+            for role in ("train", "val")
+        ],
+    }
+    return {
+        name: scan(
+            *(root for root in folders if root.is_dir()),
+            times=getattr(experiment.config, name).kind != "stamps",
+        )
+        for name, folders in roots.items()
+    }
 
 
 @cache

@@ -9,17 +9,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit
 
-from reco.crf import refine
-from reco.experiment import Method
-from reco.folder import write_labels
+from reco.batches import ahead
+from reco.config import CRF
+from reco.device import resolve_device
+from reco.embed import roles_by_model
+from reco.experiment import Experiment, Method
+from reco.folder import read_image, read_table, write_labels
+from reco.models import Output, load
+from reco.progress import track
+from reco.refine import refine
 
 
 def saliency(
@@ -70,13 +77,11 @@ class Knowledge:
     Attributes:
         references: name of a reference variant (`lgc-ce-k20`) -> (concepts, c).
         texts: (concepts, d) unit text embeddings of the dense language-image model.
-        labels: (concepts,) int, label id that stands for each concept in a mask.
         temperature: scale of the cosine in dense saliency.
     """
 
     references: dict[str, Tensor]
     texts: Tensor
-    labels: np.ndarray
     temperature: float
 
 
@@ -97,16 +102,10 @@ def predict(
         if method.method == "denseclip":
             yield method, dense
             continue
-        name = reference_name(method)
+        name = method.reference_name
         if name not in factors:
             factors[name] = similarity(encoder_features, knowledge.references[name], size)
         yield method, factors[name] if method.method == "reference" else factors[name] * dense
-
-
-def reference_name(method: Method) -> str:
-    """The reference variant that a method uses, such as `lgc-ce-k20`."""
-    flags = [flag for flag in ("lgc", "ce") if getattr(method, flag)]
-    return "-".join([*flags, f"k{method.archive_size}"])
 
 
 class MaskWriter:
@@ -115,13 +114,11 @@ class MaskWriter:
     Args:
         folder: masks go to `<folder>/<method>/<name>`.
         labels: (concepts,) label id of every concept.
-        settings: arguments of `reco.crf.refine`.
+        settings: of the CRF.
         workers: processes for the CRF.
     """
 
-    def __init__(
-        self, folder: Path, labels: np.ndarray, settings: dict[str, Any], workers: int
-    ) -> None:
+    def __init__(self, folder: Path, labels: np.ndarray, settings: CRF, workers: int) -> None:
         self.folder, self.labels, self.settings = folder, labels, settings
         # spawn: a fork of a process that runs a network's threads can hang.
         self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
@@ -137,7 +134,7 @@ class MaskWriter:
     ) -> None:
         """Queue the CRF of one image: (H, W, 3) uint8 RGB and (concepts, H, W)."""
         half = probabilities.astype(np.float16)  # what travels to the worker
-        task = self._pool.submit(refine, image, half, **self.settings)
+        task = self._pool.submit(refine, image, half, self.settings)
         self._waiting.append((self.folder / method.slug / name, task))
         while len(self._waiting) > self._most:
             self._finish_one()
@@ -162,7 +159,7 @@ class MaskWriter:
 
 @contextmanager
 def mask_writer(
-    folder: Path, labels: np.ndarray, settings: dict[str, Any], workers: int
+    folder: Path, labels: np.ndarray, settings: CRF, workers: int
 ) -> Iterator[MaskWriter]:
     """A `MaskWriter` that finishes its queue at the end, or drops it on an error."""
     writer = MaskWriter(folder, labels, settings, workers)
@@ -175,27 +172,94 @@ def mask_writer(
 
 
 def segment(
-    batches: Iterable[tuple[Sequence[tuple[str, np.ndarray]], Tensor]],
-    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
+    images: Iterable[tuple[str, np.ndarray]],
+    encode: Callable[[np.ndarray], tuple[Tensor, Tensor]],
     knowledge: Knowledge,
     methods: Sequence[Method],
     writer: MaskWriter,
 ) -> Iterator[str]:
-    """Segment images with every method; yields the name of each image that is done.
+    """Segment images with every method; yields the name of each mask that is done or queued.
 
     Args:
-        batches: ((mask name, (H, W, 3) uint8 image) of each image, (b, 3, H, W) network input).
-        encode: network input -> (encoder features, dense features).
+        images: name of the mask and (H, W, 3) uint8 RGB picture, in the size of the result.
+        encode: picture -> encoder features (1, c, h, w) and dense features (1, d, h', w').
     """
-    for items, pixels in batches:
-        encoder, dense = encode(pixels)
-        size = items[0][1].shape[:2]
-        for i, (name, image) in enumerate(items):
-            one = slice(i, i + 1)
-            for method, maps in predict(encoder[one], dense[one], knowledge, methods, size):
+    for name, picture in images:
+        with torch.inference_mode():
+            encoder, dense = encode(picture)
+            for method, maps in predict(encoder, dense, knowledge, methods, picture.shape[:2]):
                 if method.crf:
                     probabilities = maps[0].softmax(0).cpu().numpy()
-                    writer.write_refined(method, name, image, probabilities)
+                    writer.write_refined(method, name, picture, probabilities)
                 else:
                     writer.write(method, name, maps[0].cpu().numpy())
-            yield name
+        yield name
+
+
+def segment_split(
+    experiment: Experiment, images: Path, methods: Sequence[Method], masks: Path, workers: int
+) -> None:
+    """Segment the images of a split.
+
+    Args:
+        images: CSV of `reco catalog` (image, prediction).
+        methods: what to predict; masks go to `<masks>/<method>/<prediction>`, label ids as values.
+        workers: processes for the CRF.
+    """
+    config = experiment.config
+    device = resolve_device(config.device)
+    roles = roles_by_model(experiment)
+    models = {spec: load(spec, device=device) for spec in roles}
+
+    def encode(picture: np.ndarray) -> tuple[Tensor, Tensor]:
+        image = Image.fromarray(picture)
+        outputs: dict[Output, Tensor] = {}
+        for spec, kinds in roles.items():
+            outputs |= models[spec].encode(models[spec].preprocess(image, crop=False)[None], kinds)
+        return outputs["encoder"], outputs["dense"]
+
+    pictures = read_pictures(experiment, images)
+    total = len(read_table(images))
+    with mask_writer(masks, experiment.target_labels, config.crf, workers) as writer:
+        knowledge = read_knowledge(experiment, device)
+        done = segment(pictures, encode, knowledge, methods, writer)
+        for _ in track(done, "segment", total=total):
+            pass
+
+
+def read_pictures(experiment: Experiment, images: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Name of the mask and picture of every image of a split, decoded ahead in threads.
+
+    Pictures keep their shape; the shorter side gets `sizes.benchmark` pixels.
+
+    Raises:
+        RecoError: an image cannot be read: a benchmark is whole or it is no benchmark.
+    """
+    root, size = experiment.benchmark_root, experiment.config.sizes.benchmark
+
+    def read(row: dict[str, str]) -> tuple[str, np.ndarray]:
+        return row["prediction"], np.asarray(resize_shorter(read_image(root / row["image"]), size))
+
+    return ahead(read_table(images), read, workers=2, most=8)
+
+
+def resize_shorter(image: Image.Image, size: int) -> Image.Image:
+    """Resize so that the shorter side has `size` pixels (bicubic, antialiased)."""
+    scale = size / min(image.size)
+    wanted = tuple(max(1, round(side * scale)) for side in image.size)
+    return image if wanted == image.size else image.resize(wanted, Image.Resampling.BICUBIC)
+
+
+def read_knowledge(experiment: Experiment, device: str) -> Knowledge:
+    """The references and texts of all target concepts, on a device."""
+    slugs = [concept.slug for concept in experiment.targets]
+    files = [load_file(experiment.reference(slug)) for slug in slugs]
+    texts = [load_file(experiment.text(slug))["dense"] for slug in slugs]
+    return Knowledge(
+        {
+            name: torch.stack([file[f"{name}.reference"] for file in files]).to(device)
+            for name in (variant.reference_name for variant in experiment.reference_variants)
+        },
+        torch.stack(texts).to(device),
+        experiment.config.temperature,
+    )

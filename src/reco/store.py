@@ -46,7 +46,8 @@ class Store:
         Raises:
             RecoError: a value is nan or beyond the range of float16.
         """
-        half = np.asarray(arrays).astype(np.float16)
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            half = np.asarray(arrays).astype(np.float16)
         if len(half) != len(keys):
             raise ValueError(f"{len(keys)} keys for {len(half)} arrays")
         if not np.isfinite(half).all():

@@ -8,17 +8,17 @@ import os
 import sys
 from pathlib import Path
 
-from reco.config import config_fingerprint, parse
+from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
-from reco.experiment import Experiment
+from reco.download import read_packages
+from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment, images_state
 from reco.files import read_json, write_json
-from reco.folder import scan
 
 try:
-    EXPERIMENT = Experiment(parse(config))
+    EXPERIMENT = Experiment(check_config(config))
     CONCEPTS = list(EXPERIMENT.concepts)
     TARGETS = [concept.slug for concept in EXPERIMENT.targets]
-    VARIANTS = [variant.slug for variant in EXPERIMENT.reference_variants]
+    VARIANTS = [variant.reference_name for variant in EXPERIMENT.reference_variants]
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
@@ -54,31 +54,17 @@ def weights(*roles):
     return ["data/models/packaged/tf_efficientnet_lite2.safetensors"] if "packaged" in specs else []
 
 
-def images_state():
-    """What tells whether images were added, replaced or taken away since they were listed.
+def noted_state():
+    """State of the images; they are listed again when it changes.
 
-    Composed scenes are compared with the state noted when they were composed, so that a first
-    run, which begins without them, and the next one agree.
+    Scenes that are as they were composed count as such, so that a first run, which begins without
+    them, and the next one agree.
     """
-    state = {}
-    for name, kind, roots in (
-        ("index", SETTINGS.index.kind, [EXPERIMENT.index_root]),
-        (
-            "benchmark",
-            SETTINGS.benchmark.kind,
-            [
-                EXPERIMENT.benchmark_root / part / EXPERIMENT.split(role)
-                for part in ("images", "masks")
-                for role in ("train", "val")
-            ],
-        ),
-    ):
-        present = [root for root in roots if root.is_dir()]
-        if kind == "folder":
-            state[name] = scan(*present, times=True)
-        else:
-            record = Path(EXPERIMENT.scenes, "composed.json")
-            noted = read_json(record)["state"][name] if record.exists() else None
-            now = scan(*present, times=False) if noted else None
-            state[name] = "as composed" if now == noted else now
+    state = images_state(EXPERIMENT)
+    record = Path(EXPERIMENT.scenes, "composed.json")
+    composed = read_json(record)["state"] if record.exists() else None
+    for part in ("index", "benchmark"):
+        if getattr(SETTINGS, part).kind == "stamps":
+            if composed is None or composed[part] == state[part]:
+                state[part] = "as composed"
     return state

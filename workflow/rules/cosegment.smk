@@ -26,8 +26,6 @@ rule cosegment:
         f"{DATA}/logs/cosegment/{{slug}}.{{mark}}.log",
     benchmark:
         f"{DATA}/benchmarks/cosegment/{{slug}}.{{mark}}.tsv"
-    group:
-        "concepts"
     threads: 1
     resources:
         mem_mb=1000,

@@ -5,7 +5,7 @@ Makes the converted weights of the packaged models; for `stamps` the photographs
 experiment the checked lists of its images (`images/{index,train,val}.csv`).
 """
 
-PACKAGES = [f"data/packages/{name}" for name in package_files("config/stamps/packages.yaml")]
+DEBS = [f"data/packages/{package.file}" for package in read_packages(PACKAGES)]
 
 
 rule weights:
@@ -30,9 +30,9 @@ rule weights:
 
 rule fetch:
     input:
-        packages=ancient("config/stamps/packages.yaml"),
+        packages=ancient(PACKAGES),
     output:
-        packages=PACKAGES,
+        packages=DEBS,
     params:
         source=SETTINGS.stamps.source or "",
     log:
@@ -56,9 +56,9 @@ rule fetch:
 
 rule compose:
     input:
-        packages=PACKAGES,
-        cutouts="config/stamps/cutouts.csv",
-        backgrounds="config/stamps/backgrounds.csv",
+        packages=DEBS,
+        cutouts=CUTOUTS,
+        backgrounds=BACKGROUNDS,
         code=code("scenes"),
     output:
         index=directory(f"{EXPERIMENT.scenes}/index"),
@@ -97,7 +97,7 @@ rule catalog:
         train=f"{DATA}/images/train.csv",
         val=f"{DATA}/images/val.csv",
     params:
-        state=images_state(),
+        state=noted_state(),
         classes=EXPERIMENT.classes,
     log:
         f"{DATA}/logs/catalog.log",

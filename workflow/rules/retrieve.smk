@@ -19,8 +19,6 @@ rule retrieve:
         f"{DATA}/logs/retrieve/{{slug}}.{{mark}}.log",
     benchmark:
         f"{DATA}/benchmarks/retrieve/{{slug}}.{{mark}}.tsv"
-    group:
-        "concepts"
     threads: 1
     resources:
         mem_mb=1000,

@@ -1,0 +1,58 @@
+# make reproduce: the default experiment, from an empty machine to figures
+# make test:      the quick tests
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# --no-input: never wait for a person; hashes in the lock are checked for every package
+INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
+
+.PHONY: help reproduce test test-all lint format lock clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+reproduce: .venv/installed
+	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --report results/stamps/report.html
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+# make test-all:  also what takes minutes
+test-all: .venv/installed
+	$(BIN)/python -m pytest -m "not slurm and not browser and not gpu"
+
+# make lint:      style of code and workflow
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+# make format:    mend the style
+format: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile workflow
+
+# make lock:      newest versions of all dependencies into requirements.lock
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	.venv-lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	    --upgrade --quiet --output-file requirements.lock
+	rm -r .venv-lock
+
+# make clean:     remove what the experiments made (not the downloads)
+clean:
+	rm -rf results/*/ data/store data/photographs $(filter-out data/packages data/models,$(wildcard data/*/))
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo "Installing the locked dependencies into .venv: some GB, a few minutes ..."
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --editable .
+	@touch $@

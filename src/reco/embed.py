@@ -1,0 +1,195 @@
+"""Embed: the index images, and the dense features of the archives' images.
+
+Both compute only what their stores lack, with each model loaded once, and none at all where
+nothing is missing.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reco.batches import ahead, batches
+from reco.device import resolve_device
+from reco.errors import RecoError
+from reco.experiment import Experiment
+from reco.files import atomic
+from reco.folder import read_image, read_table, write_table
+from reco.models import Backend, Output, load
+from reco.progress import LOG, track
+from reco.store import Place, Store, read_places
+
+BATCH = 16
+SHARD = 256  # images in a file of the store: what a killed run computes again at most
+
+
+def embed_index(
+    experiment: Experiment,
+    images: Path,
+    spec: str,
+    size: int,
+    embeddings: Path,
+    usable: Path,
+    skipped: Path,
+) -> None:
+    """Embed the index.
+
+    Args:
+        images: CSV of `reco catalog` (path, key).
+        spec, size: the model, and the side of its input in pixels.
+        embeddings: .npy to write, (n, d) float16, L2-normalised rows, one per usable image.
+        usable: CSV to write (path, key), row i for row i of the embeddings.
+        skipped: CSV to write (path, reason): files that are no readable images.
+
+    Raises:
+        RecoError: no image is usable.
+    """
+    rows = [(row["path"], row["key"]) for row in read_table(images)]
+    items = [(key, experiment.index_root / path) for path, key in rows if key]
+    model = load(spec, device=resolve_device(experiment.config.device))
+    store = Store(experiment.store("global", spec, model.version, size))
+    bad = compute_missing(model, {"global": store}, items, size, "embed index")
+    places = store.places()
+    kept = [(path, key) for path, key in rows if key in places]
+    if not kept:
+        raise RecoError(f"{experiment.index_root}: not one readable image: see {skipped}")
+    lost = [(path, bad.get(key, "cannot be opened")) for path, key in rows if key not in places]
+    if lost:
+        LOG.warning("%d of %d index images skipped, listed in %s", len(lost), len(rows), skipped)
+    with atomic(embeddings) as temporary:
+        vectors = read_places([places[key] for _, key in kept])
+        np.save(temporary, vectors.astype(np.float16), allow_pickle=False)
+    write_table(usable, ["path", "key"], kept)
+    write_table(skipped, ["path", "reason"], lost)
+
+
+def embed_archives(experiment: Experiment) -> None:
+    """Bring the features of all archives' images into the store; write where they are.
+
+    Writes `Experiment.features` of every concept: rank, path, and shard and row of the dense and
+    of the encoder features.
+    """
+    config = experiment.config
+    archives = {slug: read_table(experiment.archive(slug)) for slug in experiment.concepts}
+    items = {
+        row["key"]: experiment.index_root / row["path"]
+        for rows in archives.values()
+        for row in rows
+    }
+    places: dict[Output, dict[str, Place]] = {}
+    for spec, kinds in roles_by_model(experiment).items():
+        model = load(spec, device=resolve_device(config.device))
+        stores = {
+            kind: Store(experiment.store(kind, spec, model.version, config.sizes.archive))
+            for kind in kinds
+        }
+        bad = compute_missing(
+            model, stores, list(items.items()), config.sizes.archive, "features of archives"
+        )
+        if bad:
+            raise RecoError(
+                f"{next(iter(bad.values()))}: it was readable when the index was embedded: "
+                "restore it, or run again so that the index is listed anew"
+            )
+        places |= {kind: store.places() for kind, store in stores.items()}
+    for slug, rows in archives.items():
+        write_table(
+            experiment.features(slug),
+            ["rank", "path", "dense_shard", "dense_row", "encoder_shard", "encoder_row"],
+            [
+                (row["rank"], row["path"], dense.shard, dense.row, encoder.shard, encoder.row)
+                for row in rows
+                for dense, encoder in [(places["dense"][row["key"]], places["encoder"][row["key"]])]
+            ],
+        )
+
+
+def roles_by_model(experiment: Experiment) -> dict[str, set[Output]]:
+    """Which dense outputs each model has to give: one forward pass serves both roles."""
+    models = experiment.config.models
+    roles: dict[str, set[Output]] = {}
+    roles.setdefault(models.dense, set()).add("dense")
+    roles.setdefault(models.encoder, set()).add("encoder")
+    return roles
+
+
+def compute_missing(
+    model: Backend,
+    stores: dict[Output, Store],
+    items: Sequence[tuple[str, Path]],
+    size: int,
+    what: str,
+) -> dict[str, str]:
+    """Encode the images that any store lacks, resized and cropped to `size` pixels.
+
+    Args:
+        stores: what the model gives -> where it is kept.
+        items: (key, path) of every image that is needed.
+        what: name of the stage in its progress.
+
+    Returns:
+        key -> reason, for images that cannot be read.
+    """
+    known = {kind: store.places().keys() for kind, store in stores.items()}
+    todo = {key: path for key, path in items if any(key not in keys for keys in known.values())}
+    LOG.info("%s: %d of %d images to compute", what, len(todo), len({key for key, _ in items}))
+    bad: dict[str, str] = {}
+    encoded = track(
+        encode(model, load_images(todo.items(), model, size, bad), set(stores)),
+        what,
+        total=len(todo),
+    )
+    for shard in _chunks(encoded, SHARD):
+        for kind, store in stores.items():
+            new = [(key, maps[kind]) for key, maps in shard if key not in known[kind]]
+            if new:
+                store.append([key for key, _ in new], np.stack([value for _, value in new]))
+    return bad
+
+
+def load_images(
+    items: Iterable[tuple[str, Path]], model: Backend, size: int, bad: dict[str, str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Decode and preprocess (key, path) pairs in threads, ahead of the network.
+
+    A file that cannot be read is left out; its key and the reason go into `bad`.
+    """
+
+    def prepare(item: tuple[str, Path]) -> tuple[str, Tensor | RecoError]:
+        key, path = item
+        try:
+            return key, model.preprocess(read_image(path), size)
+        except RecoError as error:
+            return key, error
+
+    for key, result in ahead(items, prepare, workers=2, most=2 * BATCH):
+        if isinstance(result, RecoError):
+            bad[key] = str(result)
+            LOG.warning("skipped: %s", result)
+        else:
+            yield key, result
+
+
+def encode(
+    model: Backend, loaded: Iterable[tuple[str, Tensor]], wanted: set[Output]
+) -> Iterator[tuple[str, dict[Output, np.ndarray]]]:
+    """Run the network over batches; yield the arrays that are wanted of each image."""
+    for keys, pixels in batches(loaded, BATCH):
+        with torch.inference_mode():
+            outputs = model.encode(pixels, wanted)
+        arrays = {kind: value.cpu().numpy() for kind, value in outputs.items()}
+        for i, key in enumerate(keys):
+            yield key, {kind: array[i] for kind, array in arrays.items()}
+
+
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
