@@ -76,8 +76,7 @@ def dense_crf(
         ]
     )
     kernels = [_kernel(position, gaussian_compat), _kernel(joint, bilateral_compat)]
-    unary = np.log(np.clip(probabilities, SMALLEST, 1, dtype=np.float32))
-    posteriors = _mean_field(_pixel_major(unary), kernels, iterations)
+    posteriors = _mean_field(_log_rows(probabilities), kernels, iterations)
     return np.ascontiguousarray(posteriors.T).reshape(probabilities.shape)
 
 
@@ -110,9 +109,11 @@ def _scaled(name: str, deviation: float, *values: Array) -> Array:
     return np.stack(values) / np.float32(deviation)
 
 
-def _pixel_major(values: Array) -> Array:
-    """(C, ...) to contiguous (N, C): the layout in which a pixel's classes lie side by side."""
-    return np.ascontiguousarray(values.reshape(len(values), -1).T)
+def _log_rows(probabilities: Array) -> Array:
+    """(C, H, W) to contiguous (N, C) float32 logarithms: a pixel's classes lie side by side."""
+    rows = np.array(probabilities.reshape(len(probabilities), -1).T, np.float32, order="C")
+    np.clip(rows, SMALLEST, 1, out=rows)
+    return np.log(rows, out=rows)
 
 
 # --- the lattice ------------------------------------------------------------------------------
@@ -263,9 +264,9 @@ def _kernel(features: Array, compat: float) -> list[sparse.csr_matrix]:
     reach = np.ones(n, np.float32)
     for matrix in [plain.T, *blurs, plain]:
         reach = matrix @ reach
-    alpha = 1 / (1 + 2.0 ** (1 - side))  # the gain of splat, blur and slice together
-    scale = 1 / np.sqrt(alpha * reach + 1e-20)
-    return [slicing(scale).T.tocsr(), *blurs, slicing(scale * (alpha * compat))]
+    # The gain of splat, blur and slice, `alpha` in pydensecrf, cancels here.
+    scale = 1 / np.sqrt(reach)
+    return [slicing(scale).T.tocsr(), *blurs, slicing(scale * compat)]
 
 
 # --- inference --------------------------------------------------------------------------------
