@@ -4,10 +4,16 @@ Apart from the module that segments, so that the processes that do this load no 
 """
 
 import numpy as np
+import torch
 from PIL import Image
 
 from reco.config import CRF
 from reco.crf import dense_crf
+
+
+def use_one_thread() -> None:
+    """Set up a process that refines: the processes share the cores, not the threads of each."""
+    torch.set_num_threads(1)
 
 
 def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.ndarray:

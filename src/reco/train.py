@@ -297,7 +297,6 @@ def segment_plus(
             )
             with torch.inference_mode():
                 maps = predict(network, normalise(pixels)[None].to(device))[0].softmax(0)
-            maps = maps.cpu().numpy()
             for method in experiment.plus:
                 if method.crf:
                     writer.write_refined(method, name, picture, maps)

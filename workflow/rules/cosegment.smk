@@ -31,7 +31,7 @@ rule cosegment:
         mem_mb=1000,
         runtime=10,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} cosegment \

@@ -20,7 +20,7 @@ rule weights:
         mem_mb=2000,
         runtime=10,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} weights \
@@ -44,7 +44,7 @@ rule fetch:
         mem_mb=500,
         runtime=60,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} fetch \
@@ -80,7 +80,7 @@ rule compose:
         mem_mb=3000,
         runtime=30,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} compose \
@@ -108,7 +108,7 @@ rule catalog:
         mem_mb=1000,
         runtime=120,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} catalog \

@@ -32,7 +32,7 @@ rule embed:
         runtime=720,
         gpu=1,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} embed \
@@ -60,7 +60,7 @@ rule text:
         runtime=30,
         gpu=1,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} text

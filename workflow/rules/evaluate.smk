@@ -23,7 +23,7 @@ rule evaluate:
         mem_mb=2000,
         runtime=120,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} evaluate \
@@ -55,7 +55,7 @@ rule precision:
         mem_mb=1000,
         runtime=30,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} precision \

@@ -21,7 +21,7 @@ rule features:
         runtime=240,
         gpu=1,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} features

@@ -24,7 +24,7 @@ rule retrieve:
         mem_mb=1000,
         runtime=10,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} retrieve \

@@ -28,7 +28,7 @@ rule segment:
         runtime=720,
         gpu=1,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} segment \

@@ -28,7 +28,7 @@ rule train:
         runtime=1440,
         gpu=1,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} train \
@@ -60,7 +60,7 @@ rule segment_plus:
         runtime=720,
         gpu=1,
     conda:
-        "reco"
+        "../../environment.yml"
     shell:
         """
         reco --log {log} segment-plus \

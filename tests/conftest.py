@@ -1,0 +1,127 @@
+"""Shared by the tests: a small labelled folder of pictures, and the project copied beside it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).parents[1]
+SHAPES = {"orange": (230, 130, 20), "lemon": (240, 220, 60), "broccoli": (40, 120, 40)}
+
+
+def draw_scene(rng: np.random.Generator, size: int = 96) -> tuple[Image.Image, Image.Image]:
+    """A noisy ground with one or two discs in the colours of SHAPES, and their mask."""
+    image = Image.fromarray(rng.integers(90, 150, (size, size, 3), dtype=np.uint8))
+    mask = Image.new("L", (size, size), 255)
+    for label in rng.choice(len(SHAPES), rng.integers(1, 3), replace=False):
+        x, y, r = *rng.integers(20, size - 20, 2), int(rng.integers(12, 24))
+        box = [int(x) - r, int(y) - r, int(x) + r, int(y) + r]
+        ImageDraw.Draw(image).ellipse(box, fill=list(SHAPES.values())[label])
+        ImageDraw.Draw(mask).ellipse(box, fill=int(label))
+    return image, mask
+
+
+def make_folder(root: Path, *, index: int = 12, train: int = 6, val: int = 4) -> None:
+    """Write an index and a benchmark in the folder layout."""
+    rng = np.random.default_rng(0)
+    (root / "photos").mkdir(parents=True)
+    for i in range(index):
+        draw_scene(rng)[0].save(root / "photos" / f"photo {i}.png")
+    for split, count in (("train", train), ("val", val)):
+        for kind in ("images", "masks"):
+            (root / "bench" / kind / split).mkdir(parents=True)
+        for i in range(count):
+            image, mask = draw_scene(rng)
+            image.save(root / "bench" / "images" / split / f"{i}.jpg")
+            mask.save(root / "bench" / "masks" / split / f"{i}.png")
+    (root / "bench" / "classes.txt").write_text("".join(f"{name}\n" for name in SHAPES))
+
+
+class Project:
+    """A copy of the project in a folder of its own, with a tiny experiment on `folder` data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "project"
+        self.folder.mkdir()
+        for name in (
+            "Snakefile",
+            "config",
+            "workflow",
+            "profiles",
+            "src",
+            "notebooks",
+            "environment.yml",
+        ):
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(
+                    source, self.folder / name, ignore=shutil.ignore_patterns("__pycache__")
+                )
+            elif source.exists():
+                shutil.copy2(source, self.folder / name)
+        make_folder(folder)
+        self.config = {
+            "experiment": "tiny",
+            "device": "cpu",
+            "index": {"kind": "folder", "root": str(folder / "photos")},
+            "benchmark": {"kind": "folder", "root": str(folder / "bench")},
+            "context": ["sky"],
+            "sizes": {"retrieval": 64, "archive": 64, "benchmark": 64},
+            "archive_size": 4,
+            "archive_sizes": [2],
+            "crf": {"iterations": 2},
+            "train": {"size": 64, "iterations": 2, "batch": 2},
+        }
+
+    @property
+    def photos(self) -> Path:
+        return Path(self.config["index"]["root"])
+
+    def snakemake(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake with the tiny experiment, changed by `config`."""
+        file = self.folder / "tiny.yaml"
+        file.write_text(yaml.safe_dump({**self.config, **config}, allow_unicode=True))
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(file)]
+        environment = {**os.environ, "PYTHONPATH": str(self.folder / "src")}
+        return subprocess.run(
+            [*command, "--nocolor", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def plan(self, **config: object) -> dict[str, int]:
+        """Number of jobs by rule that a dry run lists."""
+        done = self.snakemake("--dry-run", "--quiet", "host", **config)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return job_counts(done.stdout + done.stderr)
+
+    def run(self, **config: object) -> str:
+        """Run to the end; what Snakemake printed."""
+        done = self.snakemake(**config)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+def job_counts(text: str) -> dict[str, int]:
+    """Read Snakemake's table of jobs; empty where nothing is to be done."""
+    if "Job stats:" not in text:
+        assert "Nothing to be done" in text, text
+        return {}
+    table = text.split("Job stats:", 1)[1].split("total", 1)[0].splitlines()
+    rows = [line.split() for line in table]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh copy of the project."""
+    return Project(tmp_path)

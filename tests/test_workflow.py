@@ -1,0 +1,125 @@
+"""The DAG: what it plans, that it runs, and that only what changed runs again."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, draw_scene
+
+from reco.folder import read_table
+
+PER_CONCEPT = {"retrieve", "cosegment"}
+# What gathers all concepts and so runs again when one of them changes.
+GATHERS = {"segment", "train", "segment_plus", "evaluate", "precision"}
+
+
+def test_default_experiment_plans_a_job_per_concept():
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--forceall"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    concepts = len({row["concept"] for row in read_table(ROOT / "config/stamps/cutouts.csv")})
+    assert concepts >= 60
+    for rule in PER_CONCEPT:
+        assert f"\n{rule}" in text
+        count = next(line for line in text.splitlines() if line.startswith(rule)).split()[1]
+        assert int(count) == concepts + 5  # and the context concepts
+
+
+def test_lint_is_clean():
+    command = [sys.executable, "-m", "snakemake", "--lint"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "good condition" in done.stdout + done.stderr
+
+
+RULES = [
+    (path.stem, *re.match(r"(\w+):\n(.*)", block, re.DOTALL).groups())
+    for path in sorted((ROOT / "workflow/rules").glob("*.smk"))
+    for block in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]
+]
+
+
+@pytest.mark.parametrize(("file", "name", "body"), RULES, ids=[rule[1] for rule in RULES])
+def test_every_rule_says_what_it_needs(file, name, body):
+    for part in ("output:", "log:", "benchmark:", "threads:", "resources:", "mem_mb=", "runtime="):
+        assert part in body, f"{file}.smk: rule {name} has no {part}"
+    for section in re.findall(r"^    (?:input|output):\n((?:        .*\n)+)", body, re.MULTILINE):
+        first = [line for line in section.splitlines() if re.match(r" {8}[^ #)\]]", line)]
+        assert all(re.match(r" {8}\w+=", line) for line in first), f"{name}: files without names"
+
+
+def test_rules_that_gain_from_an_accelerator_say_so():
+    tagged = {name for _, name, body in RULES if "gpu=1" in body}
+    assert tagged >= {"embed", "text", "features", "segment", "train", "segment_plus"}
+    assert not tagged & {"retrieve", "cosegment", "evaluate", "compose", "fetch"}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"archive_siz": 3}, "did you mean 'archive_size'"),
+        ({"concepts": ["fire truck", "Fire  Truck"]}, "fire-truck"),
+        ({"concepts": []}, "none given"),
+        ({"benchmark": {"kind": "folder", "root": "/nonexistent"}}, "classes.txt"),
+    ],
+)
+def test_mistakes_stop_before_any_job(project, config, message):
+    done = project.snakemake("--dry-run", **config)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_runs_and_reruns_only_what_changed(project):
+    """One run of everything; then each kind of change takes one invocation, and only its work."""
+    hostile = "it's $(touch pwned) `x`; ../ü 🦓"
+    names = ["orange", "lemon", "broccoli", {"name": "zebra", "prompts": ["striped horse"]}]
+    (project.photos / "broken.jpg").write_bytes(b"no image")
+    project.run(concepts=names)
+    assert project.plan(concepts=names) == {}
+    data, results = project.folder / "data/tiny", project.folder / "results/tiny"
+    assert [row["path"] for row in read_table(data / "embeddings/skipped.csv")] == ["broken.jpg"]
+    metrics = read_table(results / "metrics.csv")
+    assert {row["method"] for row in metrics} == {"denseclip", "reference", "reco", "reco_plus"}
+    run = json.loads((results / "run.json").read_text())
+    assert run["device"] == "cpu" and run["seed"] == 0 and run["versions"]["torch"]
+
+    # add one, with a name that must not reach a shell or leave the folder
+    added = [*names, hostile]
+    plan = project.plan(concepts=added)
+    assert {rule: plan[rule] for rule in PER_CONCEPT} == {"retrieve": 1, "cosegment": 1}
+    assert plan["text"] == plan["features"] == 1 and plan["segment"] == 2
+    assert set(plan) >= GATHERS and not {"embed", "catalog", "weights"} & set(plan)
+    text = project.run(concepts=added)
+    assert "text for retrieval: 1 of" in text
+    assert project.plan(concepts=added) == {}
+    assert not list(project.folder.rglob("pwned"))
+
+    # edit one concept's prompts
+    edited = [*names[:3], {"name": "zebra", "prompts": ["zebra", "herd of zebras"]}, hostile]
+    plan = project.plan(concepts=edited)
+    assert {rule: plan[rule] for rule in PER_CONCEPT} == {"retrieve": 1, "cosegment": 1}
+    project.run(concepts=edited)
+    assert project.plan(concepts=edited) == {}
+
+    # remove one
+    plan = project.plan(concepts=names[:3])
+    assert not PER_CONCEPT & set(plan) and not {"text", "features", "embed"} & set(plan)
+    assert set(plan) >= GATHERS
+    project.run(concepts=names[:3])
+    assert project.plan(concepts=names[:3]) == {}
+    labels = {row["class"] for row in read_table(results / "per_class.csv")}
+    assert labels == {"orange", "lemon", "broccoli"}
+
+    # replace an index image: everything after embedding, one image through the network
+    draw_scene(np.random.default_rng(99))[0].save(project.photos / "photo 3.png")
+    plan = project.plan(concepts=names[:3])
+    assert plan["embed"] == 1 and plan["retrieve"] == plan["cosegment"] == 4
+    text = project.run(concepts=names[:3])
+    assert "embed index: 1 of 12 images to compute" in text
+    assert project.plan(concepts=names[:3]) == {}
