@@ -32,4 +32,5 @@ rule all:
         tables=TABLES,
         figures=FIGURES,
 
+        notebook=f"{RESULTS}/paper_figures.ipynb",
         run=f"{RESULTS}/run.json",

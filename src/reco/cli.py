@@ -366,6 +366,216 @@ def record(config_file: Path, run: Path, merged: Path) -> None:
     write_json(run, describe_run(experiment))
 
 
+# ---- tables, figures --------------------------------------------------------------------------
+
+
+def table_files(command: Callable) -> Callable:
+    """The options that name the files of a table."""
+    for name in ("html", "latex", "markdown"):
+        command = click.option(f"--{name}", type=FILE, required=True, help="File to write.")(
+            command
+        )
+    return command
+
+
+def figure_files(command: Callable) -> Callable:
+    """The options that name the files of a figure."""
+    for name in ("pdf", "png"):
+        command = click.option(f"--{name}", type=FILE, required=True, help="File to write.")(
+            command
+        )
+    return command
+
+
+METRICS_TABLE = click.option(
+    "--metrics", type=FILE, required=True, help="metrics.csv of `reco evaluate`."
+)
+RETRIEVAL_TABLE = click.option(
+    "--retrieval", type=FILE, required=True, help="retrieval.csv of `reco precision`."
+)
+
+
+@commands.group()
+def table() -> None:
+    """Write a table as Markdown, LaTeX and HTML."""
+
+
+@table.command("components")
+@CONFIG
+@METRICS_TABLE
+@images_option("images of the val split")
+@table_files
+def table_components(
+    config_file: Path, metrics: Path, images: Path, markdown: Path, latex: Path, html: Path
+) -> None:
+    """The parts of ReCo, switched on and off."""
+    import pandas as pd
+
+    from reco.tables import components_table, provenance_of_split, write_tables
+
+    experiment = _experiment(config_file)
+    made = components_table(pd.read_csv(metrics), experiment.config.archive_size)
+    title = "Parts of ReCo: language guidance (LGC), context elimination (CE), CRF, in percent."
+    notes = [provenance_of_split(experiment, images)]
+    write_tables(made, title, notes, markdown, latex, html)
+
+
+@table.command("methods")
+@CONFIG
+@METRICS_TABLE
+@images_option("images of the val split")
+@table_files
+def table_methods(
+    config_file: Path, metrics: Path, images: Path, markdown: Path, latex: Path, html: Path
+) -> None:
+    """DenseCLIP, ReCo and ReCo+, without and with the CRF."""
+    import pandas as pd
+
+    from reco.tables import methods_table, provenance_of_split, write_tables
+
+    experiment = _experiment(config_file)
+    made = methods_table(pd.read_csv(metrics), experiment.best)
+    notes = [provenance_of_split(experiment, images)]
+    write_tables(made, "Segmentation, in percent.", notes, markdown, latex, html)
+
+
+@table.command("retrieval")
+@CONFIG
+@RETRIEVAL_TABLE
+@images_option("images of the index")
+@table_files
+def table_retrieval(
+    config_file: Path, retrieval: Path, images: Path, markdown: Path, latex: Path, html: Path
+) -> None:
+    """Precision of the archive of every concept, the worst last."""
+    import pandas as pd
+
+    from reco.folder import read_table
+    from reco.tables import provenance, retrieval_remarks, retrieval_table, write_tables
+
+    experiment = _experiment(config_file)
+    names = [concept.name for concept in experiment.targets]
+    sizes = experiment.config.all_archive_sizes
+    made = retrieval_table(pd.read_csv(retrieval), names, sizes)
+    title = "Retrieval: share of a concept's first k images that show it (P@k), in percent."
+    index = f"index of {len(read_table(images))} images"
+    notes = [*retrieval_remarks(made), provenance(experiment, index)]
+    write_tables(made, title, notes, markdown, latex, html, bold=False)
+
+
+@commands.group()
+def figure() -> None:
+    """Draw a figure as PNG and PDF."""
+
+
+@figure.command("archives")
+@CONFIG
+@RETRIEVAL_TABLE
+@click.option("--concept", "slug", help="Slug of one concept; else several are chosen.")
+@click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Concepts.")
+@figure_files
+def figure_archives(
+    config_file: Path, retrieval: Path, slug: str | None, count: int, png: Path, pdf: Path
+) -> None:
+    """Archives with support and seeds: of several concepts, or all images of one."""
+    import pandas as pd
+
+    from reco.figures import (
+        archives_figure,
+        choose_archives,
+        precision_at,
+        read_archive,
+        write_figure,
+    )
+
+    experiment = _experiment(config_file)
+    k = experiment.config.archive_size
+    precision = precision_at(pd.read_csv(retrieval), k)
+    slugs = [slug] if slug else choose_archives(experiment, precision, count)
+    if slug and slug not in experiment.concepts:
+        raise RecoError(
+            f"--concept {slug}: no such concept; known: {' '.join(experiment.concepts)}"
+        )
+    shown = k if slug else 8
+    archives = [read_archive(experiment, slug, precision, shown) for slug in slugs]
+    write_figure(archives_figure(archives, columns=8), png, pdf)
+
+
+@figure.command("predictions")
+@CONFIG
+@images_option("images of the val split")
+@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment`.")
+@click.option("--plus", type=FILE, required=True, help="Masks of `reco segment-plus`.")
+@click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Images.")
+@figure_files
+def figure_predictions(
+    config_file: Path,
+    images: Path,
+    zero_shot: Path,
+    plus: Path,
+    count: int,
+    png: Path,
+    pdf: Path,
+) -> None:
+    """Predictions beside the ground truth, from the best image to the worst."""
+    from reco.figures import (
+        choose_predictions,
+        prediction_methods,
+        predictions_figure,
+        write_figure,
+    )
+    from reco.folder import read_table
+    from reco.tables import method_name
+
+    experiment = _experiment(config_file)
+    methods = prediction_methods(experiment)
+    folders = [(plus if m.method == "reco_plus" else zero_shot) / m.slug for m in methods]
+    chosen = choose_predictions(
+        experiment.benchmark_root, read_table(images), folders, len(experiment.classes), count
+    )
+    names = [method_name(method.method, method.crf) for method in methods]
+    write_figure(predictions_figure(chosen, names, experiment.labels), png, pdf)
+
+
+@figure.command("archive-size")
+@CONFIG
+@METRICS_TABLE
+@figure_files
+def figure_archive_size(config_file: Path, metrics: Path, png: Path, pdf: Path) -> None:
+    """mIoU against the number of images in an archive."""
+    import pandas as pd
+
+    from reco.figures import archive_size_figure, write_figure
+
+    best = _experiment(config_file).best
+    write_figure(archive_size_figure(pd.read_csv(metrics), best), png, pdf)
+
+
+@figure.command("precision")
+@RETRIEVAL_TABLE
+@images_option("images of the index")
+@figure_files
+def figure_precision(retrieval: Path, images: Path, png: Path, pdf: Path) -> None:
+    """Precision of retrieval against the number of images in an archive."""
+    import pandas as pd
+
+    from reco.figures import precision_figure, write_figure
+
+    write_figure(precision_figure(pd.read_csv(retrieval), len(pd.read_csv(images))), png, pdf)
+
+
+@figure.command("training")
+@click.option("--curve", type=FILE, required=True, help="curve.csv of `reco train`.")
+@figure_files
+def figure_training(curve: Path, png: Path, pdf: Path) -> None:
+    """Loss of ReCo+ by step."""
+    import pandas as pd
+
+    from reco.figures import training_figure, write_figure
+
+    write_figure(training_figure(pd.read_csv(curve)), png, pdf)
+
+
 @commands.command()
 @click.option("--schema", type=FILE, required=True, help="JSON schema to write.")
 def schema(schema: Path) -> None:

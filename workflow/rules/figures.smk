@@ -1,7 +1,337 @@
-"""Figures and tables: what a person looks at; one rule each, from metrics and masks alone."""
+"""Figures and tables: what a person looks at; one rule each, from metrics, masks and archives.
 
-TABLES = []
-FIGURES = []
+Makes `results/<experiment>/{tables,figures}/`, the record of the run and the executed notebook.
+`snakemake results/<experiment>/figures/archive/<slug>.png` draws the whole archive of one concept.
+"""
+
+TABLES = expand(
+    f"{RESULTS}/tables/{{name}}.{{suffix}}",
+    name=["components", "methods", "retrieval"],
+    suffix=["md", "tex", "html"],
+)
+FIGURES = expand(
+    f"{RESULTS}/figures/{{name}}.{{suffix}}",
+    name=["archives", "predictions", "archive_size", "precision", "training"],
+    suffix=["png", "pdf"],
+)
+
+
+rule table_components:
+    input:
+        metrics=rules.evaluate.output.metrics,
+        images=rules.catalog.output.val,
+        code=code("tables"),
+    output:
+        markdown=f"{RESULTS}/tables/components.md",
+        latex=f"{RESULTS}/tables/components.tex",
+        html=report(
+            f"{RESULTS}/tables/components.html",
+            category="Segmentation",
+            labels={"shows": "table: the parts of ReCo"},
+            caption="../report/components.rst",
+        ),
+    log:
+        f"{DATA}/logs/table_components.log",
+    benchmark:
+        f"{DATA}/benchmarks/table_components.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        # The line under the table names every setting by this.
+        config=config_fingerprint(SETTINGS),
+    shell:
+        """
+        reco --log {log} table components \
+            --metrics {input.metrics} \
+            --images {input.images} \
+            --markdown {output.markdown} \
+            --latex {output.latex} \
+            --html {output.html}
+        """
+
+
+rule table_methods:
+    input:
+        metrics=rules.evaluate.output.metrics,
+        images=rules.catalog.output.val,
+        code=code("tables"),
+    output:
+        markdown=f"{RESULTS}/tables/methods.md",
+        latex=f"{RESULTS}/tables/methods.tex",
+        html=report(
+            f"{RESULTS}/tables/methods.html",
+            category="Segmentation",
+            labels={"shows": "table: the methods"},
+            caption="../report/methods.rst",
+        ),
+    log:
+        f"{DATA}/logs/table_methods.log",
+    benchmark:
+        f"{DATA}/benchmarks/table_methods.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        config=config_fingerprint(SETTINGS),
+    shell:
+        """
+        reco --log {log} table methods \
+            --metrics {input.metrics} \
+            --images {input.images} \
+            --markdown {output.markdown} \
+            --latex {output.latex} \
+            --html {output.html}
+        """
+
+
+rule table_retrieval:
+    input:
+        retrieval=rules.precision.output.retrieval,
+        images=rules.embed.output.images,
+        code=code("tables"),
+    output:
+        markdown=f"{RESULTS}/tables/retrieval.md",
+        latex=f"{RESULTS}/tables/retrieval.tex",
+        html=report(
+            f"{RESULTS}/tables/retrieval.html",
+            category="Retrieval",
+            labels={"shows": "table: precision by concept"},
+            caption="../report/retrieval.rst",
+        ),
+    log:
+        f"{DATA}/logs/table_retrieval.log",
+    benchmark:
+        f"{DATA}/benchmarks/table_retrieval.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        config=config_fingerprint(SETTINGS),
+    shell:
+        """
+        reco --log {log} table retrieval \
+            --retrieval {input.retrieval} \
+            --images {input.images} \
+            --markdown {output.markdown} \
+            --latex {output.latex} \
+            --html {output.html}
+        """
+
+
+rule figure_archives:
+    input:
+        retrieval=rules.precision.output.retrieval,
+        archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
+        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        code=code("figures"),
+    output:
+        png=report(
+            f"{RESULTS}/figures/archives.png",
+            category="Retrieval",
+            labels={"shows": "archives and their co-segmentation"},
+            caption="../report/archives.rst",
+        ),
+        pdf=f"{RESULTS}/figures/archives.pdf",
+    log:
+        f"{DATA}/logs/figure_archives.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_archives.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        # Removing a concept changes no file, only this list.
+        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        size=SETTINGS.sizes.archive,
+    shell:
+        """
+        reco --log {log} figure archives \
+            --retrieval {input.retrieval} \
+            --png {output.png} \
+            --pdf {output.pdf}
+        """
+
+
+rule figure_archive:
+    input:
+        retrieval=rules.precision.output.retrieval,
+        archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
+        reference=lambda wildcards: EXPERIMENT.reference(wildcards.slug),
+        code=code("figures"),
+    output:
+        png=report(
+            f"{RESULTS}/figures/archive/{{slug}}.png",
+            category="Retrieval",
+            labels={"shows": "archive of {slug}"},
+            caption="../report/archive.rst",
+        ),
+        pdf=f"{RESULTS}/figures/archive/{{slug}}.pdf",
+    log:
+        f"{DATA}/logs/figure_archive/{{slug}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_archive/{{slug}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        size=SETTINGS.sizes.archive,
+    shell:
+        """
+        reco --log {log} figure archives \
+            --concept {wildcards.slug} \
+            --retrieval {input.retrieval} \
+            --png {output.png} \
+            --pdf {output.pdf}
+        """
+
+
+rule figure_predictions:
+    input:
+        images=rules.catalog.output.val,
+        zero_shot=f"{DATA}/masks/val",
+        plus=rules.segment_plus.output.masks,
+        code=code("figures"),
+    output:
+        png=report(
+            f"{RESULTS}/figures/predictions.png",
+            category="Segmentation",
+            labels={"shows": "predictions beside ground truth"},
+            caption="../report/predictions.rst",
+        ),
+        pdf=f"{RESULTS}/figures/predictions.pdf",
+    log:
+        f"{DATA}/logs/figure_predictions.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_predictions.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        methods=[EXPERIMENT.best.slug, EXPERIMENT.plus[-1].slug],
+        labels=EXPERIMENT.labels,
+    shell:
+        """
+        reco --log {log} figure predictions \
+            --images {input.images} \
+            --zero-shot {input.zero_shot} \
+            --plus {input.plus} \
+            --png {output.png} \
+            --pdf {output.pdf}
+        """
+
+
+rule figure_archive_size:
+    input:
+        metrics=rules.evaluate.output.metrics,
+        code=code("figures"),
+    output:
+        png=report(
+            f"{RESULTS}/figures/archive_size.png",
+            category="Segmentation",
+            labels={"shows": "mIoU against archive size"},
+            caption="../report/archive_size.rst",
+        ),
+        pdf=f"{RESULTS}/figures/archive_size.pdf",
+    log:
+        f"{DATA}/logs/figure_archive_size.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_archive_size.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    shell:
+        """
+        reco --log {log} figure archive-size \
+            --metrics {input.metrics} \
+            --png {output.png} \
+            --pdf {output.pdf}
+        """
+
+
+rule figure_precision:
+    input:
+        retrieval=rules.precision.output.retrieval,
+        images=rules.embed.output.images,
+        code=code("figures"),
+    output:
+        png=report(
+            f"{RESULTS}/figures/precision.png",
+            category="Retrieval",
+            labels={"shows": "precision against archive size"},
+            caption="../report/precision.rst",
+        ),
+        pdf=f"{RESULTS}/figures/precision.pdf",
+    log:
+        f"{DATA}/logs/figure_precision.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_precision.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    shell:
+        """
+        reco --log {log} figure precision \
+            --retrieval {input.retrieval} \
+            --images {input.images} \
+            --png {output.png} \
+            --pdf {output.pdf}
+        """
+
+
+rule figure_training:
+    input:
+        curve=rules.train.output.curve,
+        code=code("figures"),
+    output:
+        png=report(
+            f"{RESULTS}/figures/training.png",
+            category="Segmentation",
+            labels={"shows": "training of ReCo+"},
+            caption="../report/training.rst",
+        ),
+        pdf=f"{RESULTS}/figures/training.pdf",
+    log:
+        f"{DATA}/logs/figure_training.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_training.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    shell:
+        """
+        reco --log {log} figure training \
+            --curve {input.curve} \
+            --png {output.png} \
+            --pdf {output.pdf}
+        """
 
 
 rule record:
@@ -12,22 +342,46 @@ rule record:
     output:
         run=f"{RESULTS}/run.json",
         merged=f"{RESULTS}/config.yaml",
-    params:
-        config=SETTINGS.model_dump(mode="json"),
     log:
         f"{DATA}/logs/record.log",
     benchmark:
         f"{DATA}/benchmarks/record.tsv"
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
         gpu=1,
-    conda:
-        "reco"
+    params:
+        config=SETTINGS.model_dump(mode="json"),
     shell:
         """
         reco --log {log} record \
             --run {output.run} \
             --merged {output.merged}
         """
+
+
+rule paper_figures:
+    input:
+        tables=TABLES,
+        figures=FIGURES,
+        metrics=rules.evaluate.output.metrics,
+        run=rules.record.output.run,
+        reported="workflow/resources/paper_numbers.csv",
+    output:
+        notebook=f"{RESULTS}/paper_figures.ipynb",
+    log:
+        # What Snakemake calls the log of a notebook is its executed copy.
+        notebook=f"{RESULTS}/paper_figures.ipynb",
+    benchmark:
+        f"{DATA}/benchmarks/paper_figures.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    notebook:
+        "../../notebooks/paper_figures.ipynb"

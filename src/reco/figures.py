@@ -1,0 +1,510 @@
+"""Figures: archives, predictions, curves; drawn from masks and metrics, without a network.
+
+Functions `*_figure` draw data that they are given; `read_*` find the data of an experiment. Figures
+are made without pyplot, so nothing global changes, and without dates, so equal data make equal
+files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageOps
+from safetensors.numpy import load_file
+from scipy.ndimage import binary_dilation
+
+from reco.experiment import Experiment, Method
+from reco.files import atomic
+from reco.folder import IGNORE, read_image, read_mask, read_table
+from reco.progress import track
+
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a concept may be named with dollar signs
+    "pdf.fonttype": 42,
+}
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = PALETTE = (
+    *("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+)
+GREY = "#999999"
+OUTLINE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2}
+
+
+def write_figure(figure: Figure, *paths: Path) -> None:
+    """Write a figure to every path, .png (200 dpi) or .pdf (its photographs have 150 dpi).
+
+    A PNG keeps 6 bits a channel: nobody sees the difference, and photographs take half the space.
+    """
+    for path in paths:
+        with atomic(path) as temporary, rc_context(STYLE):
+            if path.suffix == ".pdf":
+                figure.savefig(temporary, dpi=150, metadata={"CreationDate": None})
+                continue
+            buffer = BytesIO()
+            figure.savefig(buffer, format="png", dpi=200)
+            image = Image.open(buffer).convert("RGB").point(lambda value: value & 0xFC | value >> 6)
+            image.save(temporary, format="PNG", dpi=(200, 200), optimize=True)
+
+
+def spread(names: Sequence[str], values: Mapping[str, float], count: int) -> list[str]:
+    """Choose `count` names at even steps from the largest value to the smallest, both included.
+
+    Names without a value are passed over, unless no name has one: then the first names are taken.
+    Equal values keep the order of `names`.
+    """
+    known = [name for name in names if not np.isnan(values.get(name, np.nan))]
+    if not known:
+        return list(names[:count])
+    ordered = sorted(known, key=lambda name: -values[name])
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return [ordered[place] for place in places]
+
+
+# ---- archives ---------------------------------------------------------------------------------
+
+# Little support is transparent, much is opaque.
+HEAT = ListedColormap(
+    np.column_stack(
+        [colormaps["plasma"](np.linspace(0.25, 1, 256))[:, :3], np.linspace(0, 0.6, 256)]
+    )
+)
+
+
+SEED = {
+    **{"marker": "o", "markersize": 5, "markerfacecolor": "none", "markeredgewidth": 1.4},
+    **{"markeredgecolor": "white", "linestyle": "none"},
+    "path_effects": [withStroke(linewidth=2.6, foreground="black")],
+}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The first images of a concept's archive and what co-segmentation made of them.
+
+    Attributes:
+        name: the concept, as people write it.
+        note: a few words on the archive, such as its precision; may be empty.
+        pictures: n of (s, s, 3) uint8, as the networks saw them.
+        support: (n, h, w) support of every position, any scale.
+        seeds: (n, 2) row and column of the seed, in positions of `support`.
+        shown: whether an image shows the concept; None where that is not known.
+    """
+
+    name: str
+    note: str
+    pictures: list[np.ndarray]
+    support: np.ndarray
+    seeds: np.ndarray
+    shown: list[bool | None]
+
+
+def read_archive(
+    experiment: Experiment, slug: str, precision: Mapping[str, float], count: int
+) -> Archive:
+    """The first `count` images of a concept's archive, co-segmented with all parts of ReCo.
+
+    Args:
+        precision: of archives of the experiment's size, in 0..1, by concept.
+    """
+    variant, size = experiment.best, experiment.config.sizes.archive
+    name = experiment.concepts[slug].name
+    rows = read_table(experiment.archive(slug))[: min(count, variant.archive_size)]
+    reference = load_file(experiment.reference(slug))
+    pictures = [read_image(experiment.index_root / row["path"]) for row in rows]
+    labels = read_table(experiment.index_labels) if experiment.index_labels else []
+    shows = {row["path"]: name in row["concepts"].split(";") for row in labels}
+    known = any(shows.values())
+    return Archive(
+        name,
+        f"precision\n{precision[name]:.0%}" if name in precision else "",
+        # The same square as `shorter side to size, centre crop`.
+        [
+            np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+            for image in pictures
+        ],
+        reference[f"{variant.reference_name}.support"][: len(rows)],
+        reference[f"{variant.reference_name}.seeds"][: len(rows)],
+        [shows.get(row["path"], False) if known else None for row in rows],
+    )
+
+
+def choose_archives(
+    experiment: Experiment, precision: Mapping[str, float], count: int
+) -> list[str]:
+    """Slugs of `count` target concepts, from the best archive to the worst where that is known."""
+    slugs = {concept.name: concept.slug for concept in experiment.targets}
+    return [slugs[name] for name in spread(list(slugs), precision, count)]
+
+
+def precision_at(retrieval: pd.DataFrame, k: int) -> dict[str, float]:
+    """Precision of the archives of k images, in 0..1, by concept."""
+    rows = retrieval[retrieval.k == k]
+    return dict(zip(rows.concept, rows.precision.astype(float), strict=True))
+
+
+@rc_context(STYLE)
+def archives_figure(archives: Sequence[Archive], columns: int) -> Figure:
+    """Archives below each other, `columns` images a line, with support and seeds."""
+    columns = min(columns, max(len(archive.pictures) for archive in archives))
+    lines = [
+        (archive, start)
+        for archive in archives
+        for start in range(0, len(archive.pictures), columns)
+    ]
+    figure = Figure(figsize=(0.9 * columns + 1.2, 1.04 * len(lines) + 0.55), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    axes = figure.subplots(len(lines), columns, squeeze=False)
+    for line, (archive, start) in zip(axes, lines, strict=True):
+        low, high = np.percentile(archive.support, [2, 98])
+        for place, ax in enumerate(line, start):
+            _bare(ax)
+            if place < len(archive.pictures):
+                support = (archive.support[place] - low) / max(high - low, 1e-9)
+                _archive_image(ax, archive, place, support.clip(0, 1))
+                ax.set_title(f"{place + 1}", fontsize=6, pad=1.5, color="#555555")
+        if start == 0:
+            label = "\n".join(filter(None, [fill(archive.name, 14), archive.note]))
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=6)
+    _archive_legend(figure, axes, known=any(s is not None for a in archives for s in a.shown))
+    return figure
+
+
+def _archive_image(ax: Axes, archive: Archive, place: int, support: np.ndarray) -> None:
+    picture, (height, width) = archive.pictures[place], support.shape
+    side = len(picture)
+    smooth = Image.fromarray(support.astype(np.float32)).resize(
+        (side, side), Image.Resampling.BILINEAR
+    )
+    heat = HEAT(np.asarray(smooth))
+    # Half of the colour goes, so that the heat map has it.
+    pale = _blend(picture, picture.mean(2, keepdims=True) / 255, np.float64(0.5))
+    ax.imshow(_blend(pale, heat[..., :3], heat[..., 3:]), interpolation="lanczos")
+    row, column = (archive.seeds[place] + 0.5) * side / np.array([height, width])
+    ax.plot(column, row, **SEED)
+    if archive.shown[place] is not None:
+        mark, color = ("✓", BLUE) if archive.shown[place] else ("✗", VERMILION)
+        ax.text(
+            *(0.03, 0.965, mark),
+            **{"transform": ax.transAxes, "ha": "left", "va": "top", "bbox": OUTLINE},
+            **{"color": color, "fontsize": 6.5, "fontweight": "bold"},
+        )
+
+
+def _archive_legend(figure: Figure, axes: np.ndarray, *, known: bool) -> None:
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), HEAT),
+        ax=axes,
+        **{"location": "bottom", "shrink": 0.3, "aspect": 25, "pad": 0.01, "anchor": (0.0, 1.0)},
+    )
+    bar.set_ticks([0, 1], labels=["low", "high"])
+    bar.ax.tick_params(length=0)
+    bar.set_label("support in co-segmentation", labelpad=-6)
+    bar.outline.set_linewidth(0.5)
+    names = ["seed", "✓ shows the concept", "✗ does not"][: 3 if known else 1]
+    handles = [Line2D([], [], label=name) for name in names]
+    for handle, style in zip(handles, [SEED, {"alpha": 0}, {"alpha": 0}], strict=False):
+        handle.set(**style)
+    legend = figure.legend(
+        handles=handles, loc="lower right", ncols=3, handlelength=1, handletextpad=0.3
+    )
+    for text, color in zip(legend.get_texts()[1:], [BLUE, VERMILION], strict=False):
+        text.set_color(color)
+
+
+# ---- predictions ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image, its ground truth and what several methods make of it.
+
+    Attributes:
+        name: of the image.
+        picture: (h, w, 3) uint8.
+        truth: (h, w) label ids, -1 = not scored.
+        guesses: a (h, w) array of label ids per method.
+    """
+
+    name: str
+    picture: np.ndarray
+    truth: np.ndarray
+    guesses: list[np.ndarray]
+
+    @property
+    def accuracies(self) -> np.ndarray:
+        """(methods,) share of scored pixels that are right; nan where none is scored."""
+        scored = self.truth >= 0
+        if not scored.any():
+            return np.full(len(self.guesses), np.nan)
+        return np.array([(guess == self.truth)[scored].mean() for guess in self.guesses])
+
+
+def prediction_methods(experiment: Experiment) -> list[Method]:
+    """What is shown side by side: DenseCLIP, ReCo, ReCo with CRF, ReCo+ with CRF."""
+    best = experiment.best
+    plain = Method("reco", best.lgc, best.ce, False, best.archive_size)
+    return [Method("denseclip", False, False, False, 0), plain, best, experiment.plus[-1]]
+
+
+def read_prediction(
+    root: Path, row: Mapping[str, str], folders: Sequence[Path], classes: int
+) -> Prediction:
+    """Read an image of the val split at the size at which it was predicted.
+
+    Args:
+        root: benchmark folder.
+        row: of the list of the split (image, mask, prediction).
+        folders: of masks, one per method.
+        classes: label ids of the benchmark.
+    """
+    guesses = []
+    for folder in folders:
+        with Image.open(folder / row["prediction"]) as image:
+            guesses.append(np.asarray(image).astype(np.int32))
+    height, width = guesses[0].shape
+    truth = Image.fromarray(read_mask(root / row["mask"], classes))
+    picture = read_image(root / row["image"])
+    return Prediction(
+        Path(row["prediction"]).stem,
+        np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)),
+        np.asarray(truth.resize((width, height), Image.Resampling.NEAREST)),
+        guesses,
+    )
+
+
+def choose_predictions(
+    root: Path,
+    rows: Sequence[Mapping[str, str]],
+    folders: Sequence[Path],
+    classes: int,
+    count: int,
+) -> list[Prediction]:
+    """`count` images at even steps from the best mean accuracy of the methods to the worst."""
+    by_name = {row["prediction"]: row for row in rows}
+    accuracy = {
+        name: float(np.mean(read_prediction(root, row, folders, classes).accuracies))
+        for name, row in track(by_name.items(), "choose images", total=len(by_name))
+    }
+    return [
+        read_prediction(root, by_name[name], folders, classes)
+        for name in spread(list(by_name), accuracy, count)
+    ]
+
+
+@rc_context(STYLE)
+def predictions_figure(
+    predictions: Sequence[Prediction], methods: Sequence[str], labels: Sequence[str]
+) -> Figure:
+    """A row per image: picture, ground truth, every method, and the row's own legend.
+
+    Args:
+        methods: names of the methods, in the order of `Prediction.guesses`.
+        labels: names of label ids.
+    """
+    shapes = [np.clip(len(p.picture) / p.picture.shape[1], 0.4, 1.6) for p in predictions]
+    columns = 2 + len(methods)
+    figure = Figure(
+        figsize=(1.32 * columns + 1.15, 1.34 * sum(shapes) + 0.55), layout="constrained"
+    )
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    axes = figure.subplots(
+        len(predictions),
+        columns + 1,
+        squeeze=False,
+        gridspec_kw={"width_ratios": [1] * columns + [0.8], "height_ratios": shapes},
+    )
+    for line, prediction in zip(axes, predictions, strict=True):
+        _prediction_row(line, prediction, labels)
+    for ax, title in zip(axes[0], ["image", "ground truth", *methods], strict=False):
+        ax.set_title(title)
+    figure.supxlabel(
+        "Outlined: scored. Pale: without ground truth, not scored. "
+        "Colours hold within a row; bold: in the ground truth.",
+        fontsize=7,
+    )
+    return figure
+
+
+def _prediction_row(axes: Sequence[Axes], prediction: Prediction, labels: Sequence[str]) -> None:
+    for ax in axes:
+        _bare(ax)
+    colors = row_colors(prediction)
+    axes[0].imshow(prediction.picture)
+    for ax, guess in zip(axes[1:], [prediction.truth, *prediction.guesses], strict=False):
+        ax.imshow(overlay(prediction.picture, guess, prediction.truth >= 0, colors))
+    for ax, accuracy in zip(axes[2:], prediction.accuracies, strict=False):
+        ax.text(
+            *(0.025, 0.025, "not scored" if np.isnan(accuracy) else f"{accuracy:.0%} right"),
+            **{"transform": ax.transAxes, "ha": "left", "va": "bottom", "bbox": OUTLINE},
+            fontsize=6.5,
+        )
+    true = set(np.unique(prediction.truth))
+    names = [(labels[label], color, label in true) for label, color in colors.items()]
+    legend = axes[-1].legend(
+        handles=[Patch(color=color, label=fill(name, 18)) for name, color, _ in names]
+        + [Patch(color=GREY, label="any other")],
+        **{"loc": "center left", "handlelength": 1, "handleheight": 1, "labelspacing": 0.35},
+        fontsize=6.5,
+        borderpad=0,
+    )
+    for text, (*_, is_true) in zip(legend.get_texts(), names, strict=False):
+        text.set_fontweight("bold" if is_true else "normal")
+
+
+def row_colors(prediction: Prediction) -> dict[int, str]:
+    """Colours of the labels that matter in an image: of the ground truth first, then predicted.
+
+    Larger areas first, counted where the image is scored; labels beyond the palette get none.
+    """
+    scored = prediction.truth >= 0
+    places = scored if scored.any() else np.ones_like(scored)
+    groups = [prediction.truth[places], np.concatenate([g[places] for g in prediction.guesses])]
+    ordered: dict[int, None] = {}
+    for group in groups:
+        ids, areas = np.unique(group[group >= 0], return_counts=True)
+        ordered |= dict.fromkeys(ids[np.argsort(-areas, kind="stable")].tolist())
+    return dict(zip(ordered, PALETTE, strict=False))
+
+
+def overlay(
+    picture: np.ndarray, guess: np.ndarray, scored: np.ndarray, colors: Mapping[int, str]
+) -> np.ndarray:
+    """Labels in colour over a picture that is pale where nothing is scored.
+
+    Args:
+        picture: (h, w, 3) uint8.
+        guess: (h, w) label ids; -1 is left without colour.
+        scored: (h, w) bool; the border of this region is drawn in black.
+        colors: of label ids; others are grey.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    inside = scored[..., None]
+    paint = np.full(picture.shape, to_rgb(GREY))
+    for label, color in colors.items():
+        paint[guess == label] = to_rgb(color)
+    pale = _blend(picture, np.ones(3), np.where(inside, 0.0, 0.6))
+    painted = _blend(pale, paint, np.where(inside, 0.7, 0.25) * (guess != IGNORE)[..., None])
+    border = binary_dilation(scored) & ~scored
+    return np.where(border[..., None], np.uint8(0), painted)
+
+
+# ---- curves -----------------------------------------------------------------------------------
+
+
+@rc_context(STYLE)
+def archive_size_figure(metrics: pd.DataFrame, best: Method) -> Figure:
+    """mIoU of ReCo (all parts but the CRF) against archive size, beside DenseCLIP."""
+    plain = metrics[~metrics.crf.astype(bool)]
+    reco = plain[(plain.method == "reco") & (plain.lgc == best.lgc) & (plain.ce == best.ce)]
+    reco = reco.sort_values("archive_size")
+    figure, ax = _plot("images in an archive (k)", "mIoU (%)")
+    ax.plot(reco.archive_size, 100 * reco.mean_iou, color=BLUE, marker="o", label="ReCo")
+    for k, value in zip(reco.archive_size, 100 * reco.mean_iou, strict=True):
+        ax.annotate(
+            f"{value:.1f}", (k, value), (0, 6), textcoords="offset points", ha="center", color=BLUE
+        )
+    for value in 100 * plain[plain.method == "denseclip"].mean_iou:
+        ax.axhline(value, color=VERMILION, linestyle="--", label=f"DenseCLIP: {value:.1f}")
+    ax.margins(x=0.12, y=0.2)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.legend(loc="best")
+    return figure
+
+
+@rc_context(STYLE)
+def precision_figure(retrieval: pd.DataFrame, images: int) -> Figure:
+    """Mean precision of the archives against their size, its spread over concepts, and chance.
+
+    Args:
+        retrieval: retrieval.csv of `reco precision`; may have no rows.
+        images: number of images in the index.
+    """
+    figure, ax = _plot("images in an archive (k)", "precision (%)")
+    ax.set_ylim(0, 102)
+    if retrieval.empty:
+        ax.set_xticks([])
+        ax.text(
+            *(0.5, 0.5, "Unknown: no label of the index names a concept."),
+            **{"transform": ax.transAxes, "ha": "center", "va": "bottom", "fontsize": 9},
+        )
+        ax.text(
+            *(0.5, 0.47, "Labels are given with the key index.labels of the config."),
+            **{"transform": ax.transAxes, "ha": "center", "va": "top", "color": "#555555"},
+        )
+        return figure
+    wide = 100 * retrieval.pivot(index="k", columns="concept", values="precision").astype(float)
+    low, high = wide.quantile(0.25, axis=1), wide.quantile(0.75, axis=1)
+    ax.fill_between(wide.index, low, high, color=SKY, alpha=0.4, linewidth=0)
+    mean = wide.mean(axis=1)
+    ax.plot(mean, color=BLUE, linewidth=2, marker="o" if len(mean) == 1 else None)
+    chance = 100 * retrieval.drop_duplicates("concept").in_index.mean() / images
+    ax.axhline(chance, color=VERMILION, linestyle="--")
+    handles = [
+        Line2D([], [], color=BLUE, linewidth=2, label=f"mean of {wide.shape[1]} concepts"),
+        Patch(color=SKY, alpha=0.4, label="middle half of the concepts"),
+        Line2D([], [], color=VERMILION, linestyle="--", label=f"chance ({chance:.1f} %)"),
+    ]
+    figure.legend(handles=handles, loc="outside right center")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    return figure
+
+
+@rc_context(STYLE)
+def training_figure(curve: pd.DataFrame) -> Figure:
+    """Loss of ReCo+ at every step, and its running mean.
+
+    Args:
+        curve: step, loss, lr.
+    """
+    figure, ax = _plot("step", "cross-entropy to ReCo's masks")
+    window = max(1, len(curve) // 15)
+    smooth = curve.loss.rolling(window, min_periods=1, center=True).mean()
+    ax.plot(curve.step, curve.loss, color=SKY, linewidth=0.7, label="a step")
+    ax.plot(curve.step, smooth, color=BLUE, linewidth=2, label=f"mean of {window} steps")
+    ax.set_ylim(bottom=0)
+    ax.legend()
+    return figure
+
+
+# ---- parts ------------------------------------------------------------------------------------
+
+
+def _plot(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    ax = figure.subplots()
+    ax.set(xlabel=x, ylabel=y)
+    return figure, ax
+
+
+def _bare(ax: Axes) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _blend(picture: np.ndarray, color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Lay colours (0..1) over a uint8 picture with opacity `alpha`, (h, w, 1)."""
+    return np.round(picture * (1 - alpha) + 255 * color * alpha).astype(np.uint8)
