@@ -1,0 +1,141 @@
+"""Model backends: a text says which network, one small protocol says what it gives.
+
+A spec is `packaged`, `open_clip:<model>/<tag or checkpoint>`, `open_clip:local-dir:<folder>`,
+`timm:<model>` or `timm:<model>/<checkpoint>`. Importing this module is cheap; `load` imports
+torch and the one library that the spec needs.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+from reco.errors import RecoError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from PIL import Image
+
+Output = Literal["global", "dense", "encoder"]
+"""What a network can give for an image; see `Backend.encode`."""
+
+Role = Literal["retrieval", "dense"]
+"""Which space a text is embedded in: that of "global" or that of "dense"."""
+
+SPECS = (
+    "packaged, open_clip:<model>/<tag or checkpoint file>, open_clip:local-dir:<folder>, "
+    "timm:<model> or timm:<model>/<checkpoint file>"
+)
+
+
+class Backend(Protocol):
+    """A network (or a pair of an image and a text network) behind the roles of the method.
+
+    Attributes:
+        name: the spec it was loaded from.
+        version: digest of the weights, the architecture and the preprocessing: what an embedding
+            on disk depends on besides its image or sentence.
+        outputs: what `encode` can give.
+        templates: the sentences that suit the text network, with one `{}` each; empty where there
+            is no text network.
+    """
+
+    name: str
+    version: str
+    outputs: frozenset[Output]
+    templates: tuple[str, ...]
+
+    def preprocess(
+        self, image: "Image.Image", size: int | None = None, *, crop: bool = True
+    ) -> "torch.Tensor":
+        """The network's input for one image: (3, H, W) float32 on the CPU, normalised.
+
+        Args:
+            image: any mode; it is converted to RGB.
+            size: length of the shorter side after resizing; None = the network's own size when
+                cropping, the image's own size when not.
+            crop: cut the centre square of `size` (retrieval and archive images), or keep the
+                whole picture (benchmark images).
+        """
+        ...
+
+    def encode(
+        self, images: "torch.Tensor", wanted: Iterable[Output]
+    ) -> "dict[Output, torch.Tensor]":
+        """One forward pass for everything that is wanted.
+
+        Args:
+            images: (b, 3, H, W) stacked results of `preprocess`, on any device.
+            wanted: a subset of `outputs`.
+
+        Returns:
+            float32 on the model's device, each image's values independent of the others:
+            `global` (b, d) L2-normalised image embeddings; `dense` (b, d', h, w) features that
+            align with text, not normalised; `encoder` (b, c, h, w) features to co-segment, not
+            normalised.
+
+        Raises:
+            RecoError: something is wanted that the network cannot give.
+        """
+        ...
+
+    def embed_texts(self, sentences: Sequence[str], role: Role) -> "np.ndarray":
+        """(n, d) float32 L2-normalised embeddings, in the space of `global` or of `dense`.
+
+        Raises:
+            RecoError: there is no text network.
+        """
+        ...
+
+
+def load(
+    spec: str, *, device: "str | torch.device" = "cpu", folder: "str | Path | None" = None
+) -> Backend:
+    """Load the model that `spec` names.
+
+    Args:
+        spec: see the module's docstring.
+        device: where it runs.
+        folder: where the packaged weights are kept; None = `data/models/packaged`.
+
+    Raises:
+        RecoError: an unknown spec, model, tag or file; a checkpoint that does not fit; weights
+            that could not be fetched.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "packaged" and not rest:
+        from reco.models import packaged
+
+        return packaged.load(device=device, folder=folder or packaged.FOLDER)
+    if kind == "open_clip" and rest:
+        from reco.models import clip
+
+        return clip.load(rest, device=device)
+    if kind == "timm" and rest:
+        from reco.models import encoder
+
+        return encoder.load(rest, device=device)
+    raise RecoError(f"unknown model {spec!r}: write {SPECS}")
+
+
+def check_wanted(name: str, wanted: Iterable[Output], outputs: frozenset[Output]) -> set[Output]:
+    """`wanted` as a set, or RecoError naming what the model `name` cannot give."""
+    wanted = set(wanted)
+    if unknown := wanted - set(get_args(Output)):
+        raise ValueError(f"wanted must be of {get_args(Output)}, not {sorted(unknown)}")
+    if missing := wanted - outputs:
+        raise RecoError(
+            f"{name} has no {', '.join(sorted(missing))} output, only {', '.join(sorted(outputs))}:"
+            " use another model in this role"
+        )
+    return wanted
+
+
+def unknown_name(spec: str, what: str, given: str, known: Iterable[str]) -> RecoError:
+    """The error for a name that a library does not know, with the nearest names it does."""
+    known = sorted(known)
+    near = get_close_matches(given, known, 3, 0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return RecoError(f"{spec}: unknown {what} {given!r}: {hint}")

