@@ -1,0 +1,180 @@
+"""`timm:<model>[/<checkpoint>]`: image encoders for co-segmentation, from timm.
+
+A vision transformer gives the patch tokens of its last block after the final normalisation, a
+convolutional network its last feature map. Without a checkpoint timm fetches its weights.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import interpolate
+
+from reco.errors import RecoError
+from reco.models import Output, Role, check_wanted, unknown_name
+from reco.models.images import digest, load_weights, place, read_checkpoint, to_tensor
+from reco.progress import LOG
+
+MOCO_PREFIX = "module.encoder_q."
+
+
+def load(model: str, *, device: str | torch.device = "cpu") -> "Encoder":
+    """Load `<model>` or `<model>/<checkpoint>`.
+
+    Raises:
+        RecoError: an unknown model, weights that could not be fetched, or a checkpoint that does
+            not fit.
+    """
+    spec = f"timm:{model}"
+    name, _, checkpoint = model.partition("/")
+    if not timm.is_model(name):
+        raise unknown_name(spec, "timm model", name.partition(".")[0], timm.list_models())
+    network = _fetch(spec, name) if not checkpoint else timm.create_model(name, num_classes=0)
+    if checkpoint:
+        state = backbone_weights(read_checkpoint(checkpoint), network.pretrained_cfg["classifier"])
+        load_weights(network, state, spec)
+    return Encoder(spec, place(network, device))
+
+
+def backbone_weights(
+    state: Mapping[str, Tensor], classifier: str | Sequence[str]
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that belong to the network below its classifier.
+
+    A MoCo checkpoint holds two encoders and a queue: the query encoder is taken. The classifier's
+    own layers, and what MoCo puts in their place (`fc.0`, `fc.2`), are left out.
+    """
+    if any(key.startswith(MOCO_PREFIX) for key in state):
+        query = [key for key in state if key.startswith(MOCO_PREFIX)]
+        state = {key.removeprefix(MOCO_PREFIX): state[key] for key in query}
+    heads = [classifier] if isinstance(classifier, str) else classifier
+    dropped = tuple(f"{head}." for head in heads)
+    return {key: value for key, value in state.items() if not key.startswith(dropped)}
+
+
+class Encoder:
+    """A timm network as a `reco.models.Backend` that gives `encoder` features only."""
+
+    outputs: frozenset[Output] = frozenset({"encoder"})
+    templates: tuple[str, ...] = ()
+
+    def __init__(self, spec: str, network: nn.Module) -> None:
+        self.name, self.network = spec, network
+        config = network.pretrained_cfg
+        self.mean, self.std = config["mean"], config["std"]
+        self.size = config["input_size"][-1]
+        self.features: Callable[[Tensor], Tensor] = (
+            VitFeatures(network) if isinstance(network, VisionTransformer) else network
+        )
+        self.version = digest(
+            network, architecture=config["architecture"], mean=self.mean, std=self.std
+        )
+
+    def preprocess(
+        self, image: Image.Image, size: int | None = None, *, crop: bool = True
+    ) -> Tensor:
+        """See `reco.models.Backend.preprocess`."""
+        size = size or (self.size if crop else None)
+        return to_tensor(image, size, crop=crop, mean=self.mean, std=self.std)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:
+        """See `reco.models.Backend.encode`."""
+        check_wanted(self.name, wanted, self.outputs)
+        images = images.to(next(self.network.parameters()).device)
+        if isinstance(self.features, VitFeatures):
+            return {"encoder": self.features(images)}
+        maps = self.network.forward_features(images.to(memory_format=torch.channels_last))
+        channels = self.network.num_features
+        if maps.ndim == 4 and maps.shape[1] != channels and maps.shape[3] == channels:
+            maps = maps.permute(0, 3, 1, 2)  # Swin and its kin keep channels last
+        if maps.ndim != 4 or maps.shape[1] != channels:
+            raise RecoError(
+                f"{self.name}: gives no (channels, height, width) map: use a convolutional network "
+                "or a plain vision transformer"
+            )
+        return {"encoder": maps}
+
+    def embed_texts(self, sentences: Sequence[str], role: Role) -> np.ndarray:
+        """Raise RecoError: there is no text network."""
+        raise RecoError(
+            f"{self.name} is an image encoder and cannot embed text: use packaged or an open_clip "
+            f"model for {role}"
+        )
+
+
+class VitFeatures:
+    """Patch tokens of a vision transformer as a map, for any input size.
+
+    The positional grid is resized as DINO and the released code do: bicubic, `align_corners=False`
+    and no antialias, which timm's own resizing has. Rows and columns of pixels that fill no patch
+    are cut off. The grid is left alone only where its shape fits; the released code leaves it
+    wherever the *number* of patches does.
+    """
+
+    def __init__(self, network: VisionTransformer) -> None:
+        network.patch_embed.strict_img_size = False
+        self.network = _Tokens(network)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(b, 3, H, W) -> (b, c, H // patch, W // patch)."""
+        vit = self.network.vit
+        patch = vit.patch_embed.patch_size
+        rows, columns = images.shape[2] // patch[0], images.shape[3] // patch[1]
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        grid = resize_positions(vit.pos_embed, vit.patch_embed.grid_size, (rows, columns), prefix)
+        images = images[:, :, : rows * patch[0], : columns * patch[1]]
+        tokens = functional_call(self.network, {"vit.pos_embed": grid}, (images,))
+        patches = tokens[:, vit.num_prefix_tokens :]
+        return patches.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+class _Tokens(nn.Module):
+    """A transformer whose forward pass ends before the head, for `functional_call`."""
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.vit.forward_features(images)
+
+
+def resize_positions(
+    embedding: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int
+) -> Tensor:
+    """Resize the grid of a positional embedding, bicubically and without antialias.
+
+    Args:
+        embedding: (1, prefix + old rows * old columns, c).
+        old, new: (rows, columns).
+        prefix: leading tokens without a place in the grid (class, distillation, registers).
+    """
+    if tuple(old) == tuple(new):
+        return embedding
+    grid = embedding[:, prefix:].transpose(1, 2).unflatten(2, tuple(old))
+    grid = interpolate(grid, size=new, mode="bicubic", align_corners=False, antialias=False)
+    return torch.cat([embedding[:, :prefix], grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _fetch(spec: str, name: str) -> nn.Module:
+    """The network with the weights that timm has for it, fetched where they are not cached."""
+    config = timm.get_pretrained_cfg(name)
+    source = f"huggingface.co/{config.hf_hub_id}" if config and config.hf_hub_id else None
+    source = source or (config.url if config else None)
+    if not source:
+        raise RecoError(f"{spec}: timm has no weights for it: write timm:{name}/<checkpoint>")
+    LOG.warning("%s: weights from %s (or the cache of an earlier download)", spec, source)
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # whatever the hub's client, the network or the disk may raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RecoError(
+            f"{spec}: could not fetch the weights from {source} ({reason}): give a local file as "
+            f"timm:{name}/<checkpoint>, or use packaged, which needs no download"
+        ) from None
