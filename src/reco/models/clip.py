@@ -6,7 +6,7 @@ alone.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,9 @@ class Clip:
 
     templates = TEMPLATES
 
-    def __init__(self, spec: str, network: nn.Module, tokenizer: open_clip.HFTokenizer) -> None:
+    def __init__(
+        self, spec: str, network: nn.Module, tokenizer: Callable[[list[str]], Tensor]
+    ) -> None:
         self.name, self.network, self.tokenizer = spec, network, tokenizer
         config = open_clip.get_model_preprocess_cfg(network)
         self.mean, self.std = config["mean"], config["std"]
