@@ -398,6 +398,22 @@ def test_packaged_outputs_come_from_timms_forward_pass(
     # A 2 x 2 map: every position sees all four.
     mean = features.mean(dim=(2, 3), keepdim=True).expand_as(features)
     torch.testing.assert_close(found["dense"], mean, rtol=0, atol=1e-4)
+    with torch.inference_mode():
+        head = network.bn2(network.conv_head(last := network.blocks(stem(network, x))))
+    torch.testing.assert_close(head, features, rtol=0, atol=1e-4)
+    mean = last.mean(dim=(2, 3), keepdim=True).expand_as(last)
+    torch.testing.assert_close(found["encoder"], mean, rtol=0, atol=1e-4)
+
+
+def stem(network: nn.Module, x: Tensor) -> Tensor:
+    return network.bn1(network.conv_stem(x))
+
+
+def test_neighbourhood_mean_stays_within_the_map() -> None:
+    maps = torch.arange(12.0).reshape(1, 1, 3, 4)
+    found = packaged.neighbourhood_mean(maps)[0, 0]
+    assert found[0, 0] == (0 + 1 + 4 + 5) / 4
+    assert found[1, 2] == maps[0, 0, :, 1:].mean()
 
 
 def test_packaged_images_do_not_depend_on_the_batch(model: packaged.Packaged) -> None:
