@@ -321,7 +321,8 @@ def predictions_figure(
         methods: names of the methods, in the order of `Prediction.guesses`.
         labels: names of label ids.
     """
-    shapes = [np.clip(len(p.picture) / p.picture.shape[1], 0.4, 1.6) for p in predictions]
+    # Rows have the shape of their picture, but room for the legend.
+    shapes = [np.clip(len(p.picture) / p.picture.shape[1], 0.75, 1.6) for p in predictions]
     columns = 2 + len(methods)
     figure = Figure(
         figsize=(1.32 * columns + 1.15, 1.34 * sum(shapes) + 0.55), layout="constrained"
@@ -337,11 +338,10 @@ def predictions_figure(
         _prediction_row(line, prediction, labels)
     for ax, title in zip(axes[0], ["image", "ground truth", *methods], strict=False):
         ax.set_title(title)
-    figure.supxlabel(
-        "Outlined: scored. Pale: without ground truth, not scored. "
-        "Colours hold within a row; bold: in the ground truth.",
-        fontsize=7,
-    )
+    key = "Colours hold within a row; bold: in the ground truth."
+    if any((prediction.truth < 0).any() for prediction in predictions):
+        key = f"Outlined: scored. Pale: without ground truth, not scored. {key}"
+    figure.supxlabel(key, fontsize=7)
     return figure
 
 
@@ -360,9 +360,11 @@ def _prediction_row(axes: Sequence[Axes], prediction: Prediction, labels: Sequen
         )
     true = set(np.unique(prediction.truth))
     names = [(labels[label], color, label in true) for label, color in colors.items()]
+    handles = [Patch(color=color, label=fill(name, 18)) for name, color, _ in names]
+    if np.setdiff1d(prediction.guesses, list(colors)).size:
+        handles.append(Patch(color=GREY, label="any other"))
     legend = axes[-1].legend(
-        handles=[Patch(color=color, label=fill(name, 18)) for name, color, _ in names]
-        + [Patch(color=GREY, label="any other")],
+        handles=handles,
         **{"loc": "center left", "handlelength": 1, "handleheight": 1, "labelspacing": 0.35},
         fontsize=6.5,
         borderpad=0,
@@ -428,7 +430,7 @@ def archive_size_figure(metrics: pd.DataFrame, best: Method) -> Figure:
     for value in 100 * plain[plain.method == "denseclip"].mean_iou:
         ax.axhline(value, color=VERMILION, linestyle="--", label=f"DenseCLIP: {value:.1f}")
     ax.margins(x=0.12, y=0.2)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.set_xticks(reco.archive_size)
     ax.legend(loc="best")
     return figure
 

@@ -154,7 +154,7 @@ rule figure_archives:
         runtime=10,
     params:
         # Removing a concept changes no file, only this list.
-        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        concepts=TARGETS,
         size=SETTINGS.sizes.archive,
     shell:
         """
