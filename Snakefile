@@ -31,6 +31,5 @@ rule all:
     input:
         tables=TABLES,
         figures=FIGURES,
-
         notebook=f"{RESULTS}/paper_figures.ipynb",
         run=f"{RESULTS}/run.json",

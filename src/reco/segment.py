@@ -240,7 +240,7 @@ def read_pictures(experiment: Experiment, images: Path) -> Iterator[tuple[str, n
     root, size = experiment.benchmark_root, experiment.config.sizes.benchmark
 
     def read(row: dict[str, str]) -> tuple[str, np.ndarray]:
-        return row["prediction"], np.asarray(resize_shorter(read_image(root / row["image"]), size))
+        return row["prediction"], np.array(resize_shorter(read_image(root / row["image"]), size))
 
     return ahead(read_table(images), read, workers=2, most=8)
 

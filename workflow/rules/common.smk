@@ -31,7 +31,9 @@ if not MERGED.exists():
 # Jobs find the config and the programs of this Python's environment, activated or not.
 os.environ.update(
     RECO_CONFIG=MERGED.as_posix(),
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    PATH=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    ),
 )
 
 FINGERPRINT = r"[0-9a-f]{12}"
@@ -51,7 +53,11 @@ def code(*modules):
 def weights(*roles):
     """Converted weights of the packaged models, where a role uses them."""
     specs = {getattr(SETTINGS.models, role) for role in roles}
-    return ["data/models/packaged/tf_efficientnet_lite2.safetensors"] if "packaged" in specs else []
+    return (
+        ["data/models/packaged/tf_efficientnet_lite2.safetensors"]
+        if "packaged" in specs
+        else []
+    )
 
 
 def noted_state():

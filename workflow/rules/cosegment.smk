@@ -13,25 +13,26 @@ rule cosegment:
         features=lambda wildcards: ancient(EXPERIMENT.features(wildcards.slug)),
         text=lambda wildcards: ancient(EXPERIMENT.text(wildcards.slug)),
         contexts=lambda wildcards: [
-            EXPERIMENT.reference(slug) for slug in EXPERIMENT.context_before(wildcards.slug)
+            EXPERIMENT.reference(slug)
+            for slug in EXPERIMENT.context_before(wildcards.slug)
         ],
     output:
         reference=f"{DATA}/references/{{slug}}.{{mark}}.safetensors",
+    log:
+        f"{DATA}/logs/cosegment/{{slug}}.{{mark}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/cosegment/{{slug}}.{{mark}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         variants=VARIANTS,
         temperature=SETTINGS.temperature,
         merge=SETTINGS.cosegment.merge,
         variant=SETTINGS.cosegment.variant,
-    log:
-        f"{DATA}/logs/cosegment/{{slug}}.{{mark}}.log",
-    benchmark:
-        f"{DATA}/benchmarks/cosegment/{{slug}}.{{mark}}.tsv"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    conda:
-        "../../environment.yml"
     shell:
         """
         reco --log {log} cosegment \

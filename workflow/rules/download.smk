@@ -15,12 +15,12 @@ rule weights:
         "data/models/packaged/convert.log",
     benchmark:
         "data/models/packaged/convert.tsv"
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
-    conda:
-        "../../environment.yml"
     shell:
         """
         reco --log {log} weights \
@@ -33,18 +33,18 @@ rule fetch:
         packages=ancient(PACKAGES),
     output:
         packages=DEBS,
-    params:
-        source=SETTINGS.stamps.source or "",
     log:
         "data/packages/fetch.log",
     benchmark:
         "data/packages/fetch.tsv"
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
         runtime=60,
-    conda:
-        "../../environment.yml"
+    params:
+        source=SETTINGS.stamps.source or "",
     shell:
         """
         reco --log {log} fetch \
@@ -65,22 +65,22 @@ rule compose:
         benchmark=directory(f"{EXPERIMENT.scenes}/benchmark"),
         labels=f"{EXPERIMENT.scenes}/index_labels.csv",
         record=f"{EXPERIMENT.scenes}/composed.json",
+    log:
+        f"{DATA}/logs/compose.log",
+    benchmark:
+        f"{DATA}/benchmarks/compose.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=3000,
+        runtime=30,
     params:
         seed=SETTINGS.seed,
         size=SETTINGS.stamps.size,
         index=SETTINGS.stamps.index,
         train=SETTINGS.stamps.train,
         val=SETTINGS.stamps.val,
-    log:
-        f"{DATA}/logs/compose.log",
-    benchmark:
-        f"{DATA}/benchmarks/compose.tsv"
-    threads: 8
-    resources:
-        mem_mb=3000,
-        runtime=30,
-    conda:
-        "../../environment.yml"
     shell:
         """
         reco --log {log} compose \
@@ -96,19 +96,19 @@ rule catalog:
         index=f"{DATA}/images/index.csv",
         train=f"{DATA}/images/train.csv",
         val=f"{DATA}/images/val.csv",
-    params:
-        state=noted_state(),
-        classes=EXPERIMENT.classes,
     log:
         f"{DATA}/logs/catalog.log",
     benchmark:
         f"{DATA}/benchmarks/catalog.tsv"
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=120,
-    conda:
-        "../../environment.yml"
+    params:
+        state=noted_state(),
+        classes=EXPERIMENT.classes,
     shell:
         """
         reco --log {log} catalog \

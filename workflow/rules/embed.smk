@@ -19,20 +19,20 @@ rule embed:
             category="Images",
             caption="../report/skipped.rst",
         ),
-    params:
-        model=SETTINGS.models.retrieval,
-        size=SETTINGS.sizes.retrieval,
     log:
         f"{DATA}/logs/embed.log",
     benchmark:
         f"{DATA}/benchmarks/embed.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
         runtime=720,
         gpu=1,
-    conda:
-        "../../environment.yml"
+    params:
+        model=SETTINGS.models.retrieval,
+        size=SETTINGS.sizes.retrieval,
     shell:
         """
         reco --log {log} embed \
@@ -54,13 +54,13 @@ rule text:
         f"{DATA}/logs/text.log",
     benchmark:
         f"{DATA}/benchmarks/text.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
         runtime=30,
         gpu=1,
-    conda:
-        "../../environment.yml"
     shell:
         """
         reco --log {log} text

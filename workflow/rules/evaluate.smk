@@ -18,12 +18,12 @@ rule evaluate:
         f"{DATA}/logs/evaluate.log",
     benchmark:
         f"{DATA}/benchmarks/evaluate.tsv"
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=120,
-    conda:
-        "../../environment.yml"
     shell:
         """
         reco --log {log} evaluate \
@@ -43,19 +43,19 @@ rule precision:
         code=code("evaluate"),
     output:
         retrieval=f"{RESULTS}/retrieval.csv",
-    params:
-        # Removing a concept changes no file, only this list.
-        archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
     log:
         f"{DATA}/logs/precision.log",
     benchmark:
         f"{DATA}/benchmarks/precision.tsv"
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=30,
-    conda:
-        "../../environment.yml"
+    params:
+        # Removing a concept changes no file, only this list.
+        archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
     shell:
         """
         reco --log {log} precision \

@@ -15,13 +15,13 @@ rule features:
         f"{DATA}/logs/features.log",
     benchmark:
         f"{DATA}/benchmarks/features.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
         runtime=240,
         gpu=1,
-    conda:
-        "../../environment.yml"
     shell:
         """
         reco --log {log} features

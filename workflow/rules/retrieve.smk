@@ -13,18 +13,18 @@ rule retrieve:
         text=lambda wildcards: ancient(EXPERIMENT.text(wildcards.slug)),
     output:
         archive=f"{DATA}/archives/{{slug}}.{{mark}}.csv",
-    params:
-        size=SETTINGS.all_archive_sizes[-1],
     log:
         f"{DATA}/logs/retrieve/{{slug}}.{{mark}}.log",
     benchmark:
         f"{DATA}/benchmarks/retrieve/{{slug}}.{{mark}}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../../environment.yml"
+    params:
+        size=SETTINGS.all_archive_sizes[-1],
     shell:
         """
         reco --log {log} retrieve \

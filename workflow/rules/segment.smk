@@ -14,21 +14,21 @@ rule segment:
         code=code("segment", "crf", "experiment"),
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
-    params:
-        # Whatever changes the masks: concepts that were added or removed change these names.
-        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
-        settings=EXPERIMENT.inference_settings,
     log:
         f"{DATA}/logs/segment/{{split}}.log",
     benchmark:
         f"{DATA}/benchmarks/segment/{{split}}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
         runtime=720,
         gpu=1,
-    conda:
-        "../../environment.yml"
+    params:
+        # Whatever changes the masks: concepts that were added or removed change these names.
+        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        settings=EXPERIMENT.inference_settings,
     shell:
         """
         reco --log {log} segment \

@@ -15,20 +15,20 @@ rule train:
         weights=f"{DATA}/reco_plus/model.safetensors",
         model=f"{DATA}/reco_plus/model.json",
         curve=f"{DATA}/reco_plus/curve.csv",
-    params:
-        settings=SETTINGS.train.model_dump(mode="json"),
-        seed=SETTINGS.seed,
     log:
         f"{DATA}/logs/train.log",
     benchmark:
         f"{DATA}/benchmarks/train.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
         runtime=1440,
         gpu=1,
-    conda:
-        "../../environment.yml"
+    params:
+        settings=SETTINGS.train.model_dump(mode="json"),
+        seed=SETTINGS.seed,
     shell:
         """
         reco --log {log} train \
@@ -48,19 +48,19 @@ rule segment_plus:
         code=code("train", "segment", "crf"),
     output:
         masks=directory(f"{DATA}/masks/plus"),
-    params:
-        settings=EXPERIMENT.inference_settings,
     log:
         f"{DATA}/logs/segment_plus.log",
     benchmark:
         f"{DATA}/benchmarks/segment_plus.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
         runtime=720,
         gpu=1,
-    conda:
-        "../../environment.yml"
+    params:
+        settings=EXPERIMENT.inference_settings,
     shell:
         """
         reco --log {log} segment-plus \

@@ -1,0 +1,113 @@
+"""ReCo+: what it draws, that it learns, that it is repeatable, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.tv_tensors import Image as ImageTensor
+from torchvision.tv_tensors import Mask
+
+from reco.config import Train
+from reco.errors import RecoError
+from reco.folder import write_labels
+from reco.train import (
+    IGNORE,
+    PseudoMasks,
+    at_equal_size,
+    build,
+    crop_scaled,
+    learning_rate,
+    predict,
+    train,
+)
+
+TINY = {"encoder": "tu-tf_mobilenetv3_small_minimal_100", "size": 64, "batch": 4, "lr": 5e-3}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Pictures whose left half is red and class 0, right half blue and class 1."""
+    pairs = []
+    for i in range(3):
+        labels = np.zeros((40, 60), int)
+        labels[:, 20 + 10 * i :] = 1
+        picture = np.where(labels[..., None] == 0, (200, 30, 30), (30, 30, 200)).astype(np.uint8)
+        Image.fromarray(picture).resize((120, 80)).save(tmp_path / f"{i}.png")
+        write_labels(tmp_path / f"{i}.mask.png", labels)
+        pairs.append((tmp_path / f"{i}.png", tmp_path / f"{i}.mask.png"))
+    return pairs
+
+
+def test_items_depend_on_seed_and_place_alone(images):
+    settings = Train(**TINY, iterations=3)
+    drawn, again = (PseudoMasks(images, settings, 5) for _ in range(2))
+    other = PseudoMasks(images, settings, 6)
+    assert len(drawn) == 12
+    torch.rand(7)  # the state of the global generator must not matter
+    for i in (11, 0, 4):
+        for first, second in zip(drawn[i], again[i], strict=True):
+            torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert any(not torch.equal(drawn[i][0], other[i][0]) for i in range(4))
+    pixels, labels = drawn[0]
+    assert pixels.shape == (3, 64, 64) and pixels.dtype == torch.float32
+    assert set(labels.unique().tolist()) <= {0, 1, IGNORE}
+
+
+def test_crops_pad_with_mean_colour_and_ignored_pixels():
+    image = ImageTensor(torch.full((3, 30, 60), 77, dtype=torch.uint8))
+    mask = Mask(torch.ones(30, 60, dtype=torch.int32))
+    torch.manual_seed(0)
+    padded = 0
+    for _ in range(20):
+        crop, labels = crop_scaled(image, mask, 32)
+        assert crop.shape == (3, 32, 32) and labels.shape == (32, 32)
+        assert (crop == 77).all()
+        assert set(labels.unique().tolist()) <= {1, IGNORE}
+        padded += bool((labels == IGNORE).any())
+    assert 0 < padded < 20
+
+
+def test_schedule():
+    assert learning_rate(0, 100, 5e-4) == 5e-4
+    assert learning_rate(50, 100, 5e-4) == pytest.approx(5e-4 * 0.5**0.9)
+    assert learning_rate(100, 100, 5e-4) == 1e-6
+
+
+def test_masks_follow_the_maps_size():
+    maps, masks = torch.zeros(1, 2, 4, 4), torch.arange(16).reshape(1, 4, 4)
+    doubled = masks.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    assert torch.equal(at_equal_size(maps, doubled)[1], masks)
+
+
+@pytest.mark.parametrize("backbone_lr", [0.0, 0.1])
+def test_learns_and_repeats(images, backbone_lr):
+    torch.set_num_threads(2)
+    settings = Train(**TINY, iterations=12, backbone_lr=backbone_lr)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = build(settings.encoder, None, 2)
+        before = next(model.encoder.parameters()).detach().clone()
+        steps = train(model, images, settings, seed=0, device="cpu", workers=0)
+        losses.append([loss for _, loss, _ in steps])
+        moved = not torch.equal(before, next(model.encoder.parameters()))
+        assert moved == bool(backbone_lr)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert np.mean(losses[0][-3:]) < 0.7 * losses[0][0]
+
+
+def test_predicts_at_the_size_of_the_image():
+    model = build(TINY["encoder"], None, 5).eval()
+    with torch.inference_mode():
+        maps = predict(model, torch.rand(1, 3, 50, 70))
+    assert maps.shape == (1, 5, 50, 70)
+    torch.testing.assert_close(maps.exp().sum(1), torch.ones(1, 50, 70))
+
+
+def test_wrong_backbones_are_named(tmp_path):
+    save_file({"conv.weight": torch.ones(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(RecoError, match="is no checkpoint of this encoder"):
+        build("packaged", tmp_path / "w.safetensors", 3)
+    with pytest.raises(RecoError, match=r"train\.encoder 'resnet9'"):
+        build("resnet9", None, 3)
