@@ -10,9 +10,8 @@ from torchvision.tv_tensors import Mask
 
 from reco.config import Train
 from reco.errors import RecoError
-from reco.folder import write_labels
+from reco.folder import IGNORE, write_labels
 from reco.train import (
-    IGNORE,
     PseudoMasks,
     at_equal_size,
     build,

@@ -264,8 +264,11 @@ def segment(config_file: Path, split: str, images: Path, masks: Path, workers: i
     from reco.segment import segment_split
 
     experiment = _experiment(config_file)
-    methods = experiment.zero_shot if split == "val" else [experiment.best]
-    segment_split(experiment, images, methods, masks, workers)
+    if split == "val":
+        segment_split(experiment, images, experiment.zero_shot, masks, workers)
+    else:
+        keep = experiment.config.train.keep
+        segment_split(experiment, images, [experiment.best], masks, workers, keep)
 
 
 @commands.command()

@@ -119,6 +119,13 @@ class Train(Section):
     encoder_weights: str | None = Field(
         None, description="weights of such an encoder: null, 'imagenet', or a local checkpoint"
     )
+    keep: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of each image's pixels, the most salient ones, whose pseudo-labels are "
+        "learned; the paper's is 1; less where most of an image shows none of the concepts",
+    )
     size: int = Field(256, ge=32, description="side of a training crop in pixels")
     iterations: int = Field(150, ge=1, description="optimiser steps")
     batch: int = Field(8, ge=2, description="images a step")

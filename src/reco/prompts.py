@@ -99,7 +99,7 @@ SCENE_TEMPLATES: tuple[str, ...] = (
     "this is the {} in the scene.",
     "this is one {} in the scene.",
 )
-"""The five further prompts of the paper, with the full stops that MaskCLIP (Zhou et al., 2022) has."""
+"""The paper's five further prompts, with the full stops that MaskCLIP (Zhou et al., 2022) has."""
 
 TEMPLATES: tuple[str, ...] = IMAGENET_TEMPLATES + SCENE_TEMPLATES
 """The paper's 85 prompts of a concept."""

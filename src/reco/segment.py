@@ -23,7 +23,7 @@ from reco.config import CRF
 from reco.device import resolve_device
 from reco.embed import roles_by_model
 from reco.experiment import Experiment, Method
-from reco.folder import read_image, read_table, write_labels
+from reco.folder import IGNORE, read_image, read_table, write_labels
 from reco.models import Output, load
 from reco.progress import track
 from reco.refine import refine, use_one_thread
@@ -126,7 +126,7 @@ class MaskWriter:
         self.folder, self.labels, self.settings = folder, labels, settings
         # spawn: a fork of a process that runs a network's threads can hang.
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"), use_one_thread)
-        self._waiting: list[tuple[Path, Future[np.ndarray]]] = []
+        self._waiting: list[tuple[Path, Future[np.ndarray], np.ndarray | None]] = []
         self._most = 4 * workers
 
     def write(self, method: Method, name: str, maps: Tensor) -> None:
@@ -134,11 +134,19 @@ class MaskWriter:
         self._save(self.folder / method.slug / name, maps.argmax(0).cpu().numpy())
 
     def write_refined(
-        self, method: Method, name: str, image: np.ndarray, probabilities: Tensor
+        self,
+        method: Method,
+        name: str,
+        image: np.ndarray,
+        probabilities: Tensor,
+        ignored: np.ndarray | None = None,
     ) -> None:
-        """Queue the CRF of one image: (H, W, 3) uint8 RGB and (concepts, H, W)."""
+        """Queue the CRF of one image: (H, W, 3) uint8 RGB and (concepts, H, W).
+
+        Pixels of `ignored` (H, W) are written as the ignore value.
+        """
         task = self._pool.submit(refine, image, probabilities.cpu().numpy(), self.settings)
-        self._waiting.append((self.folder / method.slug / name, task))
+        self._waiting.append((self.folder / method.slug / name, task, ignored))
         while len(self._waiting) > self._most:
             self._finish_one()
 
@@ -153,11 +161,12 @@ class MaskWriter:
         self._pool.shutdown(cancel_futures=True)
 
     def _finish_one(self) -> None:
-        path, task = self._waiting.pop(0)
-        self._save(path, task.result())
+        path, task, ignored = self._waiting.pop(0)
+        self._save(path, task.result(), ignored)
 
-    def _save(self, path: Path, concepts: np.ndarray) -> None:
-        write_labels(path, self.labels[concepts])
+    def _save(self, path: Path, concepts: np.ndarray, ignored: np.ndarray | None = None) -> None:
+        labels = self.labels[concepts]
+        write_labels(path, labels if ignored is None else np.where(ignored, IGNORE, labels))
 
 
 @contextmanager
@@ -180,26 +189,42 @@ def segment(
     knowledge: Knowledge,
     methods: Sequence[Method],
     writer: MaskWriter,
+    keep: float = 1.0,
 ) -> Iterator[str]:
     """Segment images with every method; yields the name of each mask that is done or queued.
 
     Args:
         images: name of the mask and (H, W, 3) uint8 RGB picture, in the size of the result.
         encode: picture -> encoder features (1, c, h, w) and dense features (1, d, h', w').
+        keep: share of each image's pixels, the most salient ones, that get a label in masks after
+            a CRF; the others are ignored.
     """
     for name, picture in images:
         with torch.inference_mode():
             encoder, dense = encode(picture)
             for method, maps in predict(encoder, dense, knowledge, methods, picture.shape[:2]):
                 if method.crf:
-                    writer.write_refined(method, name, picture, maps[0].softmax(0))
+                    ignored = least_salient(maps[0], 1 - keep) if keep < 1 else None
+                    writer.write_refined(method, name, picture, maps[0].softmax(0), ignored)
                 else:
                     writer.write(method, name, maps[0])
         yield name
 
 
+def least_salient(maps: Tensor, share: float) -> np.ndarray:
+    """(H, W) bool: the `share` of pixels at which no concept of (concepts, H, W) is salient."""
+    best = maps.amax(0)
+    rank = max(1, round(share * best.numel()))
+    return (best <= best.flatten().kthvalue(rank).values).cpu().numpy()
+
+
 def segment_split(
-    experiment: Experiment, images: Path, methods: Sequence[Method], masks: Path, workers: int
+    experiment: Experiment,
+    images: Path,
+    methods: Sequence[Method],
+    masks: Path,
+    workers: int,
+    keep: float = 1.0,
 ) -> None:
     """Segment the images of a split.
 
@@ -207,6 +232,7 @@ def segment_split(
         images: CSV of `reco catalog` (image, prediction).
         methods: what to predict; masks go to `<masks>/<method>/<prediction>`, label ids as values.
         workers: processes for the CRF.
+        keep: see `segment`.
     """
     config = experiment.config
     device = resolve_device(config.device)
@@ -224,7 +250,7 @@ def segment_split(
     total = len(read_table(images))
     with mask_writer(masks, experiment.target_labels, config.crf, workers) as writer:
         knowledge = read_knowledge(experiment, device)
-        done = segment(pictures, encode, knowledge, methods, writer)
+        done = segment(pictures, encode, knowledge, methods, writer, keep)
         for _ in track(done, "segment", total=total):
             pass
 

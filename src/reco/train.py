@@ -25,11 +25,10 @@ from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import atomic, read_json, write_json
-from reco.folder import read_image, read_table, write_table
+from reco.folder import IGNORE, read_image, read_mask, read_table, write_table
 from reco.progress import track
 from reco.segment import mask_writer, read_pictures
 
-IGNORE = 65535  # in tensors of label ids, whatever the masks' bit depth
 PACKAGED = "tu-tf_efficientnet_lite2"
 PACKAGED_WEIGHTS = "data/models/packaged/tf_efficientnet_lite2.safetensors"
 
@@ -156,10 +155,9 @@ def crop_scaled(image: ImageTensor, mask: Mask, size: int) -> tuple[ImageTensor,
     )
 
 
-def read_pair(image: Path, mask: Path) -> tuple[ImageTensor, Mask]:
-    """Read an image, at the size of its pseudo-mask, with that mask (int32 label ids)."""
-    with Image.open(mask) as opened:
-        labels = np.asarray(opened).astype(np.int32)
+def read_pair(image: Path, mask: Path, classes: int = 65535) -> tuple[ImageTensor, Mask]:
+    """Read an image, at the size of its pseudo-mask, with that mask (int32, IGNORE = -1)."""
+    labels = read_mask(mask, classes)
     picture = read_image(image)
     height, width = labels.shape
     if picture.size != (width, height):

@@ -29,6 +29,7 @@ rule segment:
         # Whatever changes the masks: concepts that were added or removed change these names.
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         settings=EXPERIMENT.inference_settings,
+        keep=lambda wildcards: SETTINGS.train.keep if wildcards.split == "train" else 1,
     shell:
         """
         reco --log {log} segment \
