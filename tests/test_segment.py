@@ -8,8 +8,16 @@ from PIL import Image
 from reco.config import CRF
 from reco.cosegment import guidance, normalise, resize, sigmoid
 from reco.experiment import Method
-from reco.refine import refine, scale_maps
-from reco.segment import Knowledge, MaskWriter, mask_writer, predict, resize_shorter, saliency
+from reco.refine import refine, shrink
+from reco.segment import (
+    Knowledge,
+    MaskWriter,
+    least_salient,
+    mask_writer,
+    predict,
+    resize_shorter,
+    saliency,
+)
 
 
 @pytest.fixture
@@ -69,18 +77,32 @@ def test_refine_follows_the_edges_of_the_image(size):
     rng = np.random.default_rng(0)
     right = np.clip(0.6 + 0.2 * rng.standard_normal((32, 48)), 0.05, 0.95)
     right[:, :24] = 1 - right[:, :24]
-    labels = refine(image, np.stack([1 - right, right]), CRF(size=size))
+    probabilities = shrink(torch.from_numpy(np.stack([1 - right, right]).astype("f4")), size)
+    labels = refine(image, probabilities.numpy(), CRF(size=size))
     wanted = np.zeros((32, 48), int)
     wanted[:, 24:] = 1
     assert (labels == wanted).mean() > 0.98 > ((right > 0.5) == wanted).mean()
 
 
-def test_maps_keep_their_mean_when_scaled():
-    maps = np.random.default_rng(0).random((3, 30, 40)).astype("f4")
-    small = scale_maps(maps, (15, 20))
+def test_shrinking_keeps_means_and_shape():
+    maps = torch.rand(3, 30, 40)
+    small = shrink(maps, 20)
     assert small.shape == (3, 15, 20)
-    np.testing.assert_allclose(small.mean((1, 2)), maps.mean((1, 2)), rtol=1e-5)
-    assert scale_maps(maps, (30, 40)) is maps
+    torch.testing.assert_close(small.mean((1, 2)), maps.mean((1, 2)))
+    assert shrink(maps, None) is maps and shrink(maps, 40) is maps
+
+
+def test_pixels_without_a_salient_concept_are_left_out(tmp_path):
+    maps = torch.zeros(2, 4, 5)
+    maps[1, 0] = torch.arange(1, 6) / 10
+    ignored = least_salient(maps, 0.75)
+    assert ignored.tolist() == [[False] * 5] + [[True] * 5] * 3
+    crf = Method("reco", False, False, True, 5)
+    image = np.zeros((4, 5, 3), np.uint8)
+    with mask_writer(tmp_path, np.array([3, 9]), CRF(iterations=1), 1) as writer:
+        writer.write_refined(crf, "a.png", image, maps.softmax(0), ignored)
+    labels = np.asarray(Image.open(tmp_path / crf.slug / "a.png"))
+    assert (labels[1:] == 255).all() and set(labels[0].tolist()) <= {3, 9}
 
 
 @pytest.mark.parametrize(

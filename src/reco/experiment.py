@@ -279,7 +279,6 @@ class Experiment:
         reco = [Method("reco", m.lgc, m.ce, False, m.archive_size) for m in components]
         return [
             Method("denseclip", False, False, False, 0),
-            Method("denseclip", False, False, True, 0),
             *(method for method in components if method.archive_size == k),
             *reco,
             self.best,

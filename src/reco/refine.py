@@ -6,6 +6,8 @@ Apart from the module that segments, so that the processes that do this load no 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from reco.config import CRF
 from reco.crf import dense_crf
@@ -16,26 +18,38 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.ndarray:
-    """The label of every pixel after a dense CRF.
+def shrink(probabilities: Tensor, longest: int | None) -> Tensor:
+    """Scale (C, H, W) probabilities down to `longest` pixels on the longer side, by area means.
 
-    With `settings.size`, the mean field runs on the image scaled down to that longer side, its
-    kernels' widths in pixels scaled alike, and the posteriors are scaled up bilinearly.
+    None, or an image that is smaller already, leaves them as they are.
+    """
+    height, width = probabilities.shape[1:]
+    scale = (longest or max(height, width)) / max(height, width)
+    if scale >= 1:
+        return probabilities
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return interpolate(probabilities[None], size, mode="area")[0]
+
+
+def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.ndarray:
+    """The label of every pixel of an image after a dense CRF.
+
+    The mean field runs at the size of the probabilities (see `shrink`), the widths of its kernels
+    in pixels scaled alike; its posteriors are scaled up bilinearly.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        probabilities: (C, H, W) of any float type.
+        probabilities: (C, h, w) float32, of the image's shape or of a smaller one.
 
     Returns:
         (H, W) int64, index of the most probable class.
     """
     height, width = image.shape[:2]
-    scale = min(1.0, (settings.size or max(height, width)) / max(height, width))
-    small = (max(1, round(height * scale)), max(1, round(width * scale)))
-    picture = Image.fromarray(image).resize(small[::-1], Image.Resampling.BOX)
-    posterior = dense_crf(
-        np.asarray(picture),
-        scale_maps(probabilities.astype(np.float32), small),
+    small = probabilities.shape[1:]
+    scale = max(small) / max(height, width)
+    posteriors = dense_crf(
+        np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BOX)),
+        probabilities,
         gaussian_sxy=settings.gaussian_sxy * scale,
         gaussian_compat=settings.gaussian_compat,
         bilateral_sxy=settings.bilateral_sxy * scale,
@@ -43,13 +57,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.nd
         bilateral_compat=settings.bilateral_compat,
         iterations=settings.iterations,
     )
-    return scale_maps(posterior, (height, width)).argmax(0)
-
-
-def scale_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (C, H, W) float32 maps: box filter when smaller, bilinear when larger."""
-    if maps.shape[1:] == size:
-        return maps
-    smaller = size[0] < maps.shape[1]
-    method = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
-    return np.stack([np.asarray(Image.fromarray(m).resize(size[::-1], method)) for m in maps])
+    maps = torch.from_numpy(posteriors)[None].contiguous(memory_format=torch.channels_last)
+    if maps.shape[2:] != (height, width):
+        maps = interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+    return maps[0].argmax(0).numpy()

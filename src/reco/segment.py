@@ -26,7 +26,7 @@ from reco.experiment import Experiment, Method
 from reco.folder import IGNORE, read_image, read_table, write_labels
 from reco.models import Output, load
 from reco.progress import track
-from reco.refine import refine, use_one_thread
+from reco.refine import refine, shrink, use_one_thread
 
 
 def saliency(
@@ -145,7 +145,8 @@ class MaskWriter:
 
         Pixels of `ignored` (H, W) are written as the ignore value.
         """
-        task = self._pool.submit(refine, image, probabilities.cpu().numpy(), self.settings)
+        small = shrink(probabilities, self.settings.size).contiguous().cpu().numpy()
+        task = self._pool.submit(refine, image, small, self.settings)
         self._waiting.append((self.folder / method.slug / name, task, ignored))
         while len(self._waiting) > self._most:
             self._finish_one()
