@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce test test-all lint format lock clean
+.PHONY: help reproduce test test-slow lint format lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -18,9 +18,9 @@ reproduce: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-# make test-all:  also what takes minutes
-test-all: .venv/installed
-	$(BIN)/python -m pytest -m "not slurm and not browser and not gpu"
+# make test-slow: what takes minutes: whole runs of the workflow
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
 
 # make lint:      style of code and workflow
 lint: .venv/installed

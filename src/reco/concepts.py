@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from reco.errors import RecoError
 from reco.files import fingerprint
+from reco.prompts import concept_prompts
 
 SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 
@@ -47,10 +48,7 @@ class Concept(BaseModel):
 
     def sentences(self, templates: Sequence[str]) -> list[str]:
         """The texts to embed: `prompts` if given, else every template filled with every name."""
-        if self.prompts:
-            return list(self.prompts)
-        names = (self.name, *self.aliases)
-        return [template.replace("{}", name) for name in names for template in templates]
+        return list(self.prompts) or concept_prompts((self.name, *self.aliases), templates)
 
 
 def slugify(name: str) -> str:

@@ -22,6 +22,8 @@ PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
 
+MODULES = {"packaged": "models/packaged", "open_clip": "models/clip", "timm": "models/encoder"}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -128,6 +130,18 @@ class Experiment:
             return "stamps"
         return f"{self.index_root.name}-{fingerprint(str(self.index_root.absolute()), 6)}"
 
+    def model(self, role: str) -> list[str]:
+        """What tells whether a role's model changed: spec, code, and a local checkpoint's state."""
+        spec = getattr(self.config.models, role)
+        kind, _, rest = spec.partition(":")
+        checkpoint = Path(rest.split("/", 1)[-1].removeprefix("local-dir:"))
+        if kind == "packaged" or not checkpoint.exists():
+            state = ""
+        else:
+            stat = checkpoint.stat()
+            state = f"{stat.st_size}-{stat.st_mtime_ns}"
+        return [spec, *_code("models/images", MODULES.get(kind, "models/__init__")), state]
+
     # ---- concepts -----------------------------------------------------------------------------
 
     @cached_property
@@ -211,17 +225,17 @@ class Experiment:
         return f"{self.data}/{folder}/{slug}.{mark}.{suffix}"
 
     def _text(self, slug: str) -> str:
-        models = self.config.models
         concept = self.concepts[slug].model_dump(mode="json")
-        return fingerprint([concept, models.retrieval, models.dense, _code("text", "prompts")])
+        models = [self.model("retrieval"), self.model("dense")]
+        return fingerprint([concept, models, _code("text", "prompts", "concepts")])
 
     def _archive(self, slug: str) -> str:
         largest = self.config.all_archive_sizes[-1]
         return fingerprint([self._text(slug), largest, _code("retrieve")])
 
     def _features(self, slug: str) -> str:
-        models, sizes = self.config.models, self.config.sizes
-        return fingerprint([self._archive(slug), models.dense, models.encoder, sizes.archive])
+        models = [self.model("dense"), self.model("encoder")]
+        return fingerprint([self._archive(slug), models, self.config.sizes.archive])
 
     @cached_property
     def _references(self) -> dict[str, str]:
@@ -245,7 +259,7 @@ class Experiment:
         """The settings that prediction depends on."""
         config = self.config
         return {
-            "models": [config.models.dense, config.models.encoder],
+            "models": [self.model("dense"), self.model("encoder")],
             "size": config.sizes.benchmark,
             "temperature": config.temperature,
             "crf": config.crf.model_dump(mode="json"),

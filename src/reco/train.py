@@ -134,11 +134,12 @@ class PseudoMasks(Dataset):
 def crop_scaled(image: ImageTensor, mask: Mask, size: int) -> tuple[ImageTensor, Mask]:
     """Scale an image by 0.5-2 and cut out a square of `size` pixels; where it is too small, pad.
 
-    What is cut out is found first and resized after, which costs less than scaling the image.
+    At scale 1 the image's shorter side has `size` pixels, so a crop at scale s shows 1/s of that
+    side: that part is cut out first and resized after, which costs less than scaling the image.
     Padding has the image's mean colour, and IGNORE in the mask.
     """
     height, width = image.shape[-2:]
-    side = round(size / float(torch.empty(1).uniform_(0.5, 2.0)))
+    side = round(min(height, width) / float(torch.empty(1).uniform_(0.5, 2.0)))
     across, down = max(0, side - width), max(0, side - height)
     if across or down:
         sides = [across // 2, down // 2, across - across // 2, down - down // 2]

@@ -32,6 +32,7 @@ rule embed:
         gpu=1,
     params:
         model=SETTINGS.models.retrieval,
+        state=EXPERIMENT.model("retrieval"),
         size=SETTINGS.sizes.retrieval,
     shell:
         """
