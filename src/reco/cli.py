@@ -39,7 +39,17 @@ def images_option(what: str) -> Callable:
     return click.option("--images", type=FILE, required=True, help=f"CSV: {what}.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class InOrder(click.Group):
+    """A group that lists its commands in the order of the method, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names as they were defined."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("--log", type=FILE, help="Also write messages and progress to this file.")
 def commands(log: Path | None) -> None:
     """ReCo: retrieve and co-segment for zero-shot transfer.

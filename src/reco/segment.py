@@ -174,14 +174,22 @@ class MaskWriter:
 def mask_writer(
     folder: Path, labels: np.ndarray, settings: CRF, workers: int
 ) -> Iterator[MaskWriter]:
-    """A `MaskWriter` that finishes its queue at the end, or drops it on an error."""
+    """A `MaskWriter` that finishes its queue at the end, or drops it on an error.
+
+    Meanwhile this process uses half as many threads as there are workers: the threads of one
+    operation wait for each other, so a network with a thread per core crawls beside busy workers.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, workers // 2))
     writer = MaskWriter(folder, labels, settings, workers)
     try:
         yield writer
+        writer.close()
     except BaseException:
         writer.cancel()
         raise
-    writer.close()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def segment(
