@@ -126,6 +126,9 @@ class Train(Section):
         description="share of each image's pixels, the most salient ones, whose pseudo-labels are "
         "learned; the paper's is 1; less where most of an image shows none of the concepts",
     )
+    jitter: float = Field(
+        0.8, ge=0, description="strength of the colour jitter (hue: a quarter); the paper's is 0.8"
+    )
     size: int = Field(256, ge=32, description="side of a training crop in pixels")
     iterations: int = Field(150, ge=1, description="optimiser steps")
     batch: int = Field(8, ge=2, description="images a step")

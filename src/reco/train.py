@@ -55,7 +55,11 @@ def build(encoder: str, weights: str | Path | None, classes: int) -> nn.Module:
     name = PACKAGED if encoder == "packaged" else encoder
     try:
         model = smp.DeepLabV3Plus(
-            name, encoder_weights=None if local else weights, classes=classes, upsampling=1
+            name,
+            encoder_weights=None if local else weights,
+            classes=classes,
+            upsampling=1,
+            decoder_aspp_dropout=0.1,  # as in DeepLabv3+'s own code; the library's 0.5 is slow
         )
     except (KeyError, ValueError, RuntimeError, OSError) as error:
         raise RecoError(
@@ -104,6 +108,7 @@ class PseudoMasks(Dataset):
 
     def __init__(self, images: Sequence[tuple[Path, Path]], settings: Train, seed: int) -> None:
         length, size = settings.iterations * settings.batch, settings.size
+        jitter = settings.jitter
         rng = np.random.default_rng(seed)
         rounds = math.ceil(length / len(images))
         order = np.concatenate([rng.permutation(len(images)) for _ in range(rounds)])
@@ -114,7 +119,7 @@ class PseudoMasks(Dataset):
         self.augment = v2.Compose(
             [
                 v2.RandomHorizontalFlip(0.5),
-                v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
+                v2.RandomApply([v2.ColorJitter(jitter, jitter, jitter, jitter / 4)], 0.8),
                 v2.RandomApply([v2.GaussianBlur(kernel, (0.1, 2.0))], 0.5),
                 v2.ToDtype({ImageTensor: torch.float32, Mask: torch.int64}, scale=True),
                 normalisation(settings.encoder),
