@@ -25,7 +25,7 @@ def test_default_file_states_every_key_and_no_other():
 
 
 def test_defaults_of_file_and_model_agree():
-    """The model has the paper's values; the file changes what suits small scenes on a laptop."""
+    """Only what suits small scenes on a laptop differs."""
     values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     ours, model = check_config(values).model_dump(), Config().model_dump()
     assert {key for key in model if ours[key] != model[key]} <= {"context", "crf", "sizes", "train"}

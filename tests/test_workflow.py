@@ -125,3 +125,26 @@ def test_runs_and_reruns_only_what_changed(project):
     text = project.run(concepts=names[:3])
     assert "embed index: 1 of 12 images to compute" in text
     assert project.plan(concepts=names[:3]) == {}
+
+
+@pytest.mark.slow
+def test_stamps_from_the_download_to_the_figures(project):
+    """The default experiment in small: real photographs, real networks, every stage."""
+    done = project.snakemake(
+        experiment="stamps-small",
+        index={"kind": "stamps"},
+        benchmark={"kind": "stamps"},
+        stamps={"index": 150, "train": 8, "val": 12, "size": 256},
+        sizes={"retrieval": 256, "archive": 256, "benchmark": 256},
+        concepts=["tiger", "zebra", "pineapple", "fire truck"],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = project.folder / "results/stamps-small"
+    found = [row for row in read_table(results / "retrieval.csv") if row["k"] == "2"]
+    assert len(found) == 4
+    assert np.mean([float(row["precision"]) for row in found]) >= 0.75
+    for name in ("archives", "predictions", "archive_size", "precision", "training"):
+        for suffix in ("png", "pdf"):
+            assert (results / f"figures/{name}.{suffix}").stat().st_size > 5000
+    assert "tiger" in (results / "tables/retrieval.md").read_text()
+    assert (results / "paper_figures.ipynb").exists()

@@ -102,15 +102,16 @@ def weights(weights: Path) -> None:
 @click.option("--packages", type=FILE, required=True, help="YAML list of Debian packages.")
 @click.option(
     "--source",
-    default="",
-    help="A folder with the .deb files, or the address of a Debian mirror; else apt-get is asked.",
+    default="apt",
+    show_default=True,
+    help="apt, a folder with the .deb files, or the address of a Debian mirror.",
 )
 @click.option("--folder", type=FILE, required=True, help="Where the .deb files go.")
 def fetch(packages: Path, source: str, folder: Path) -> None:
     """Fetch the packages that hold the photographs of `stamps`, checked by SHA-256."""
     from reco.download import fetch
 
-    fetch(packages, folder, source=source or None)
+    fetch(packages, folder, source=None if source == "apt" else source)
 
 
 @commands.command()

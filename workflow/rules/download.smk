@@ -44,7 +44,7 @@ rule fetch:
         mem_mb=500,
         runtime=60,
     params:
-        source=SETTINGS.stamps.source or "",
+        source=SETTINGS.stamps.source or "apt",
     shell:
         """
         reco --log {log} fetch \
