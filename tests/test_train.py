@@ -59,7 +59,7 @@ def test_crops_pad_with_mean_colour_and_ignored_pixels():
     torch.manual_seed(0)
     padded = 0
     for _ in range(20):
-        crop, labels = crop_scaled(image, mask, 32)
+        crop, labels = crop_scaled(image, mask, 32, (0.5, 2.0))
         assert crop.shape == (3, 32, 32) and labels.shape == (32, 32)
         assert (crop == 77).all()
         assert set(labels.unique().tolist()) <= {1, IGNORE}

@@ -126,6 +126,9 @@ class Train(Section):
         description="share of each image's pixels, the most salient ones, whose pseudo-labels are "
         "learned; the paper's is 1; less where most of an image shows none of the concepts",
     )
+    scale: tuple[float, float] = Field(
+        (0.5, 2.0), description="random scale of an image, least and most; the paper's is 0.5 to 2"
+    )
     jitter: float = Field(
         0.8, ge=0, description="strength of the colour jitter (hue: a quarter); the paper's is 0.8"
     )

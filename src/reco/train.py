@@ -114,7 +114,7 @@ class PseudoMasks(Dataset):
         order = np.concatenate([rng.permutation(len(images)) for _ in range(rounds)])
         self.tasks = [images[i] for i in order[:length]]
         self.seeds = rng.integers(2**31, size=length).tolist()
-        self.size = size
+        self.size, self.scale = size, settings.scale
         kernel = max(3, size // 10 // 2 * 2 + 1)  # a tenth of the side, and odd
         self.augment = v2.Compose(
             [
@@ -133,18 +133,20 @@ class PseudoMasks(Dataset):
         image, mask = read_pair(*self.tasks[i])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seeds[i])
-            return self.augment(*crop_scaled(image, mask, self.size))
+            return self.augment(*crop_scaled(image, mask, self.size, self.scale))
 
 
-def crop_scaled(image: ImageTensor, mask: Mask, size: int) -> tuple[ImageTensor, Mask]:
-    """Scale an image by 0.5-2 and cut out a square of `size` pixels; where it is too small, pad.
+def crop_scaled(
+    image: ImageTensor, mask: Mask, size: int, scale: tuple[float, float]
+) -> tuple[ImageTensor, Mask]:
+    """Scale an image at random and cut out a square of `size` pixels; where it is too small, pad.
 
     At scale 1 the image's shorter side has `size` pixels, so a crop at scale s shows 1/s of that
     side: that part is cut out first and resized after, which costs less than scaling the image.
     Padding has the image's mean colour, and IGNORE in the mask.
     """
     height, width = image.shape[-2:]
-    side = round(min(height, width) / float(torch.empty(1).uniform_(0.5, 2.0)))
+    side = round(min(height, width) / float(torch.empty(1).uniform_(*scale)))
     across, down = max(0, side - width), max(0, side - height)
     if across or down:
         sides = [across // 2, down // 2, across - across // 2, down - down // 2]
