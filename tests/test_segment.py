@@ -1,5 +1,7 @@
 """Inference: against the definition, image sizes of every kind, and the pool that refines."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from reco.config import CRF
 from reco.cosegment import guidance, normalise, resize, sigmoid
+from reco.errors import RecoError
 from reco.experiment import Method
 from reco.refine import refine, shrink
 from reco.segment import (
@@ -123,6 +126,20 @@ def test_writer_maps_concepts_to_label_ids_and_finishes_its_queue(tmp_path):
     labels = np.asarray(Image.open(tmp_path / "denseclip/deep/a.png"))
     np.testing.assert_array_equal(labels, np.array([300, 7])[maps.argmax(0)])
     assert len(list((tmp_path / "denseclip-crf").iterdir())) == 6
+
+
+def test_a_killed_worker_is_explained(tmp_path):
+    crf = Method("reco", False, False, True, 5)
+    maps, image = torch.rand(2, 64, 64).softmax(0), np.zeros((64, 64, 3), np.uint8)
+
+    def lose_a_worker() -> None:
+        with mask_writer(tmp_path, np.arange(2), CRF(), 1) as writer:
+            writer.write_refined(crf, "a.png", image, maps)
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    with pytest.raises(RecoError, match="lack of memory"):
+        lose_a_worker()
 
 
 def test_writer_stops_at_an_error(tmp_path):

@@ -5,6 +5,7 @@ Networks run in batches in this process; each image's CRFs run in worker process
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ from reco.batches import ahead
 from reco.config import CRF
 from reco.device import resolve_device
 from reco.embed import roles_by_model
+from reco.errors import RecoError
 from reco.experiment import Experiment, Method
 from reco.folder import IGNORE, read_image, read_table, write_labels
 from reco.models import Output, load
@@ -185,6 +187,11 @@ def mask_writer(
     try:
         yield writer
         writer.close()
+    except BrokenProcessPool:
+        raise RecoError(
+            "a process that runs the CRF was killed, most likely for lack of memory: run again "
+            "with fewer cores, or lower crf.size in the config"
+        ) from None
     except BaseException:
         writer.cancel()
         raise
