@@ -114,14 +114,16 @@ class Experiment:
     def store(self, what: str, spec: str, version: str, size: int | None = None) -> str:
         """Folder of the store of `what` a model gives: global, dense, encoder, text-<role>.
 
+        The kind stands before the model, so that the folders that one stage fills have one parent.
+
         Args:
             spec: the model as the config names it.
             version: fingerprint of its weights and preprocessing.
             size: side of its input in pixels; None for text.
         """
-        dataset = "text" if what.startswith("text") else self.dataset
-        model = f"{fingerprint(spec, 6)}-{version}"
-        return f"data/store/{dataset}/{model}/{what}" + (f"-{size}" if size else "")
+        folder = f"text/{what}" if what.startswith("text") else f"{self.dataset}/{what}"
+        model = f"{fingerprint(spec, 6)}-{version}" + (f"-{size}" if size else "")
+        return f"data/store/{folder}/{model}"
 
     @property
     def dataset(self) -> str:

@@ -12,9 +12,9 @@ rule weights:
     output:
         weights="data/models/packaged/tf_efficientnet_lite2.safetensors",
     log:
-        "data/models/packaged/convert.log",
+        f"{DATA}/logs/weights.log",
     benchmark:
-        "data/models/packaged/convert.tsv"
+        f"{DATA}/benchmarks/weights.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -34,9 +34,9 @@ rule fetch:
     output:
         packages=DEBS,
     log:
-        "data/packages/fetch.log",
+        f"{DATA}/logs/fetch.log",
     benchmark:
-        "data/packages/fetch.tsv"
+        f"{DATA}/benchmarks/fetch.tsv"
     conda:
         "../../environment.yml"
     threads: 1
