@@ -16,7 +16,7 @@ is not found.
   was only ever shown averages.
 * Encoder: the last feature map before the head, each position averaged with its neighbours.
 
-docs/packaged.md has the measurements behind these choices.
+docs/model_card.md has the measurements behind these choices.
 """
 
 import importlib
