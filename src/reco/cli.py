@@ -4,6 +4,8 @@ Commands import what they need when they run: a job per concept must not wait fo
 """
 
 import logging
+import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import click
 
 from reco.errors import RecoError
 from reco.progress import LOG, open_log
+from reco.revision import read_revision, uncommitted
 
 if TYPE_CHECKING:
     from reco.experiment import Experiment
@@ -58,6 +61,10 @@ def commands(log: Path | None) -> None:
     can be run by hand. `reco COMMAND --help` says what a command reads and writes.
     """
     open_log(log)
+    if log:
+        LOG.debug("code: %s", read_revision() or "not in a git checkout")
+        LOG.debug("config: %s", os.environ.get("RECO_CONFIG", "see the command"))
+        LOG.debug("command: %s", shlex.join(["reco", *sys.argv[1:]]))
 
 
 def main() -> None:
@@ -324,12 +331,20 @@ def segment_plus(
 @click.option("--plus", type=FILE, required=True, help="Masks of `reco segment-plus`.")
 @click.option("--metrics", type=FILE, required=True, help="CSV to write: a row per method.")
 @click.option("--per-class", type=FILE, required=True, help="CSV to write: per method and class.")
+@click.option("--summary", type=FILE, required=True, help="JSON to write: the main methods.")
 def evaluate(
-    config_file: Path, images: Path, zero_shot: Path, plus: Path, metrics: Path, per_class: Path
+    config_file: Path,
+    images: Path,
+    zero_shot: Path,
+    plus: Path,
+    metrics: Path,
+    per_class: Path,
+    summary: Path,
 ) -> None:
     """Score the masks of every method against the ground truth."""
-    from reco.evaluate import METRICS, PER_CLASS, evaluate
-    from reco.folder import write_table
+    from reco.evaluate import METRICS, PER_CLASS, evaluate, summarize
+    from reco.files import write_json
+    from reco.folder import read_table, write_table
 
     experiment = _experiment(config_file)
     methods = [(method, zero_shot / method.slug) for method in experiment.zero_shot]
@@ -344,14 +359,17 @@ def evaluate(
     )
     write_table(metrics, METRICS, rows)
     write_table(per_class, PER_CLASS, class_rows)
+    write_json(summary, summarize(read_table(metrics), experiment.best))
 
 
 @commands.command()
 @CONFIG
 @click.option("--retrieval", type=FILE, required=True, help="CSV to write.")
-def precision(config_file: Path, retrieval: Path) -> None:
+@click.option("--summary", type=FILE, required=True, help="JSON to write: means over concepts.")
+def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
     """Precision at k of every archive, against the labels of the index where they are known."""
-    from reco.evaluate import RETRIEVAL, precision
+    from reco.evaluate import RETRIEVAL, mean_precision, precision
+    from reco.files import write_json
     from reco.folder import write_table
 
     experiment = _experiment(config_file)
@@ -361,14 +379,19 @@ def precision(config_file: Path, retrieval: Path) -> None:
         largest = experiment.config.all_archive_sizes[-1]
         rows = precision(archives, experiment.index_labels, range(1, largest + 1))
     write_table(retrieval, RETRIEVAL, rows)
+    write_json(summary, mean_precision(rows, experiment.config.all_archive_sizes))
 
 
 @commands.command()
 @CONFIG
 @click.option("--run", type=FILE, required=True, help="JSON to write: versions, seed, device ...")
 @click.option("--merged", type=FILE, required=True, help="YAML to write: every key of the config.")
-def record(config_file: Path, run: Path, merged: Path) -> None:
-    """Write down what made the results: config, revision, versions, seed, device."""
+@click.argument("files", type=FILE, nargs=-1)
+def record(config_file: Path, run: Path, merged: Path, files: tuple[Path, ...]) -> None:
+    """Write down what made the results: config, revision, versions, seed, device.
+
+    FILES are files and folders whose digests are recorded.
+    """
     import yaml
 
     from reco.files import write_json, write_text
@@ -377,14 +400,33 @@ def record(config_file: Path, run: Path, merged: Path) -> None:
     experiment = _experiment(config_file)
     values = experiment.config.model_dump(mode="json")
     write_text(merged, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    write_json(run, describe_run(experiment))
+    write_json(run, describe_run(experiment, files))
+
+
+@commands.command()
+@click.argument("file", type=FILE)
+def trace(file: Path) -> None:
+    """Tell where FILE comes from: jobs, code, config, seed, packages, digests of the data.
+
+    FILE is anything that the workflow made: `reco trace results/stamps/tables/methods.md`. Files
+    that are not as the run recorded them are named.
+    """
+    from reco.trace import trace
+
+    click.echo(trace(file))
 
 
 # ---- tables, figures --------------------------------------------------------------------------
 
 
+RUN = click.option(
+    "--run", type=FILE, required=True, help="run.json: tells of uncommitted changes."
+)
+
+
 def table_files(command: Callable) -> Callable:
     """The options that name the files of a table."""
+    command = RUN(command)
     for name in ("html", "latex", "markdown"):
         command = click.option(f"--{name}", type=FILE, required=True, help="File to write.")(
             command
@@ -394,6 +436,7 @@ def table_files(command: Callable) -> Callable:
 
 def figure_files(command: Callable) -> Callable:
     """The options that name the files of a figure."""
+    command = RUN(command)
     for name in ("pdf", "png"):
         command = click.option(f"--{name}", type=FILE, required=True, help="File to write.")(
             command
@@ -420,7 +463,7 @@ def table() -> None:
 @images_option("images of the val split")
 @table_files
 def table_components(
-    config_file: Path, metrics: Path, images: Path, markdown: Path, latex: Path, html: Path
+    config_file: Path, metrics: Path, images: Path, markdown: Path, latex: Path, html: Path, run: Path
 ) -> None:
     """The parts of ReCo, switched on and off."""
     import pandas as pd
@@ -430,7 +473,7 @@ def table_components(
     experiment = _experiment(config_file)
     made = components_table(pd.read_csv(metrics), experiment.config.archive_size)
     title = "Parts of ReCo: language guidance (LGC), context elimination (CE), CRF, in percent."
-    notes = [provenance_of_split(experiment, images)]
+    notes = [provenance_of_split(experiment, images), uncommitted(run)]
     write_tables(made, title, notes, markdown, latex, html)
 
 
@@ -440,7 +483,7 @@ def table_components(
 @images_option("images of the val split")
 @table_files
 def table_methods(
-    config_file: Path, metrics: Path, images: Path, markdown: Path, latex: Path, html: Path
+    config_file: Path, metrics: Path, images: Path, markdown: Path, latex: Path, html: Path, run: Path
 ) -> None:
     """DenseCLIP, ReCo and ReCo+, without and with the CRF."""
     import pandas as pd
@@ -449,7 +492,7 @@ def table_methods(
 
     experiment = _experiment(config_file)
     made = methods_table(pd.read_csv(metrics), experiment.best)
-    notes = [provenance_of_split(experiment, images)]
+    notes = [provenance_of_split(experiment, images), uncommitted(run)]
     write_tables(made, "Segmentation, in percent.", notes, markdown, latex, html)
 
 
@@ -459,7 +502,7 @@ def table_methods(
 @images_option("images of the index")
 @table_files
 def table_retrieval(
-    config_file: Path, retrieval: Path, images: Path, markdown: Path, latex: Path, html: Path
+    config_file: Path, retrieval: Path, images: Path, markdown: Path, latex: Path, html: Path, run: Path
 ) -> None:
     """Precision of the archive of every concept, the worst last."""
     import pandas as pd
@@ -473,7 +516,7 @@ def table_retrieval(
     made = retrieval_table(pd.read_csv(retrieval), names, sizes)
     title = "Retrieval: share of a concept's first k images that show it (P@k), in percent."
     index = f"index of {len(read_table(images))} images"
-    notes = [*retrieval_remarks(made), provenance(experiment, index)]
+    notes = [*retrieval_remarks(made), provenance(experiment, index), uncommitted(run)]
     write_tables(made, title, notes, markdown, latex, html, bold=False)
 
 
@@ -489,7 +532,7 @@ def figure() -> None:
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Concepts.")
 @figure_files
 def figure_archives(
-    config_file: Path, retrieval: Path, slug: str | None, count: int, png: Path, pdf: Path
+    config_file: Path, retrieval: Path, slug: str | None, count: int, png: Path, pdf: Path, run: Path
 ) -> None:
     """Archives with support and seeds: of several concepts, or all images of one."""
     import pandas as pd
@@ -512,7 +555,7 @@ def figure_archives(
         )
     shown = k if slug else 8
     archives = [read_archive(experiment, slug, precision, shown) for slug in slugs]
-    write_figure(archives_figure(archives, columns=8), png, pdf)
+    write_figure(archives_figure(archives, columns=8), png, pdf, remark=uncommitted(run))
 
 
 @figure.command("predictions")
@@ -530,6 +573,7 @@ def figure_predictions(
     count: int,
     png: Path,
     pdf: Path,
+    run: Path,
 ) -> None:
     """Predictions beside the ground truth, from the best image to the worst."""
     from reco.figures import (
@@ -548,46 +592,46 @@ def figure_predictions(
         experiment.benchmark_root, read_table(images), folders, len(experiment.classes), count
     )
     names = [method_name(method.method, method.crf) for method in methods]
-    write_figure(predictions_figure(chosen, names, experiment.labels), png, pdf)
+    write_figure(predictions_figure(chosen, names, experiment.labels), png, pdf, remark=uncommitted(run))
 
 
 @figure.command("archive-size")
 @CONFIG
 @METRICS_TABLE
 @figure_files
-def figure_archive_size(config_file: Path, metrics: Path, png: Path, pdf: Path) -> None:
+def figure_archive_size(config_file: Path, metrics: Path, png: Path, pdf: Path, run: Path) -> None:
     """mIoU against the number of images in an archive."""
     import pandas as pd
 
     from reco.figures import archive_size_figure, write_figure
 
     best = _experiment(config_file).best
-    write_figure(archive_size_figure(pd.read_csv(metrics), best), png, pdf)
+    write_figure(archive_size_figure(pd.read_csv(metrics), best), png, pdf, remark=uncommitted(run))
 
 
 @figure.command("precision")
 @RETRIEVAL_TABLE
 @images_option("images of the index")
 @figure_files
-def figure_precision(retrieval: Path, images: Path, png: Path, pdf: Path) -> None:
+def figure_precision(retrieval: Path, images: Path, png: Path, pdf: Path, run: Path) -> None:
     """Precision of retrieval against the number of images in an archive."""
     import pandas as pd
 
     from reco.figures import precision_figure, write_figure
 
-    write_figure(precision_figure(pd.read_csv(retrieval), len(pd.read_csv(images))), png, pdf)
+    write_figure(precision_figure(pd.read_csv(retrieval), len(pd.read_csv(images))), png, pdf, remark=uncommitted(run))
 
 
 @figure.command("training")
 @click.option("--curve", type=FILE, required=True, help="curve.csv of `reco train`.")
 @figure_files
-def figure_training(curve: Path, png: Path, pdf: Path) -> None:
+def figure_training(curve: Path, png: Path, pdf: Path, run: Path) -> None:
     """Loss of ReCo+ by step."""
     import pandas as pd
 
     from reco.figures import training_figure, write_figure
 
-    write_figure(training_figure(pd.read_csv(curve)), png, pdf)
+    write_figure(training_figure(pd.read_csv(curve)), png, pdf, remark=uncommitted(run))
 
 
 @commands.command()

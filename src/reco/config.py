@@ -16,6 +16,10 @@ from reco.errors import RecoError
 from reco.files import fingerprint
 
 
+# Folders below data/ that belong to no experiment.
+SHARED = ("models", "packages", "photographs", "store")
+
+
 class Section(BaseModel):
     """A part of the config; unknown keys are refused."""
 
@@ -178,6 +182,13 @@ class Config(Section):
     cosegment: Cosegment = Cosegment()
     crf: CRF = CRF()
     train: Train = Train()
+
+    @field_validator("experiment")
+    @classmethod
+    def _own_folder(cls, name: str) -> str:
+        if name in SHARED:
+            raise ValueError(f"data/{name} is shared by all experiments: choose another name")
+        return name
 
     @field_validator("archive_sizes")
     @classmethod

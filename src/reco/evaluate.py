@@ -55,6 +55,38 @@ def score(
     return matrix
 
 
+def summarize(metrics: Sequence[dict[str, str]], best: Method) -> dict[str, dict[str, float]]:
+    """The scores of DenseCLIP, of ReCo with all its parts and of ReCo+, by method.
+
+    Names say nothing of settings (`reco_crf`), so that runs with other settings can be compared.
+
+    Args:
+        metrics: rows of metrics.csv.
+        best: ReCo with all its parts.
+    """
+    whole = {"lgc": str(best.lgc), "ce": str(best.ce), "archive_size": str(best.archive_size)}
+    found = {}
+    for row in metrics:
+        wanted = whole if row["method"] in ("reco", "reco_plus") else {"method": "denseclip"}
+        if all(row[key] == value for key, value in wanted.items()):
+            name = row["method"] + ("_crf" if row["crf"] == "True" else "")
+            found[name] = {score: float(row[score]) for score in METRICS[6:]}
+    return found
+
+
+def mean_precision(
+    rows: Sequence[tuple[object, ...]], sizes: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """Precision at the archive sizes, averaged over concepts; without rows, nothing.
+
+    Args:
+        rows: of retrieval.csv.
+    """
+    at = {k: [float(str(row[2])) for row in rows if row[1] == k] for k in sizes}
+    means = {str(k): round(float(np.mean(values)), 6) for k, values in at.items() if values}
+    return {"precision": means}
+
+
 def evaluate(
     methods: Sequence[tuple[Method, Path]],
     root: Path,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,35 @@ def sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal, read in chunks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_folders(paths: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
+    """What is in each folder: number of files, and one SHA-256 over all of them.
+
+    The digest is that of `sha256sum` over the files' names within the folder, sorted by name, so
+    `find . -type f -printf '%P\\n' | sort | xargs sha256sum | sha256sum` gives it in the C locale.
+
+    Args:
+        paths: files, which count for the folder that holds them, and folders, which count whole
+            but for hidden files.
+    """
+    folders: dict[str, list[Path]] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [file for file in path.rglob("[!.]*") if file.is_file()]
+            folders.setdefault(path.as_posix(), []).extend(inside)
+        else:
+            folders.setdefault(path.parent.as_posix(), []).append(path)
+    return {
+        folder: {"files": len(files), "sha256": _digest(Path(folder), files)}
+        for folder, files in sorted(folders.items())
+    }
+
+
+def _digest(folder: Path, files: Iterable[Path]) -> str:
+    names = sorted((file.relative_to(folder).as_posix(), file) for file in set(files))
+    lines = "".join(f"{sha256(file)}  {name}\n" for name, file in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def fingerprint(value: Any, length: int = 12) -> str:

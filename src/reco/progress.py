@@ -20,10 +20,12 @@ def open_log(path: Path | None) -> None:
     """Send messages to standard error, and all messages and progress lines to a file.
 
     Progress lines go to standard error too where it is no terminal, for then there is no bar.
+    Details (level debug) go to the file alone.
     """
-    LOG.setLevel(logging.INFO)
+    LOG.setLevel(logging.DEBUG)
     LOG.propagate = False
     screen = logging.StreamHandler()
+    screen.setLevel(logging.INFO)
     screen.setFormatter(logging.Formatter("%(message)s"))
     if sys.stderr.isatty():
         screen.addFilter(lambda record: record.name != _LINES.name)

@@ -1,9 +1,12 @@
 """The revision of the code: which commit it is, and what differs from it."""
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from reco.files import read_json
 
 # What the workflow and DVC write themselves is no change of the code.
 MADE = (":(top,exclude)results", ":(top,exclude)dvc.lock")
@@ -30,8 +33,7 @@ class Revision:
 
     def __str__(self) -> str:
         """One line, such as `1a7a39d24ed9 with uncommitted changes (src/reco/train.py)`."""
-        more = f" and {len(self.changed) - 3} more" if len(self.changed) > 3 else ""
-        what = f" with uncommitted changes ({', '.join(self.changed[:3])}{more})"
+        what = f" with uncommitted changes ({_few(self.changed)})"
         return self.commit[:12] + (what if self.dirty else "")
 
     def describe(self) -> dict[str, Any]:
@@ -51,6 +53,22 @@ def read_revision(folder: Path = Path(__file__).parent) -> Revision | None:
     return Revision(
         commit, tuple(path for kind, path in entries if kind != "??" or path.startswith(SOURCES))
     )
+
+
+def uncommitted(run: Path) -> str:
+    """A sentence for what is made from a run, if its code or today's is in no commit; else "".
+
+    Args:
+        run: the run.json of the numbers that are shown.
+    """
+    recorded, now = read_json(run)["git"], read_revision()
+    changed = sorted({*(recorded["changed"] if recorded else ()), *(now.changed if now else ())})
+    return f"Made with uncommitted changes: {_few(changed)}." if changed else ""
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -1,7 +1,9 @@
 """The record of a run: what made the numbers beside it."""
 
+import os
 import platform
-import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import torch
 from reco.config import config_fingerprint
 from reco.device import resolve_device
 from reco.experiment import Experiment
+from reco.files import digest_folders, sha256
+from reco.revision import read_revision
 
 PACKAGES = (
     "matplotlib",
@@ -29,42 +33,34 @@ PACKAGES = (
 )
 
 
-def describe_run(experiment: Experiment) -> dict[str, Any]:
-    """Versions, seed, revision, config and device of a run, as plain data.
+def describe_run(experiment: Experiment, files: Sequence[Path] = ()) -> dict[str, Any]:
+    """What made the numbers of a run, as plain data.
 
-    `git` is None outside a git checkout; `dirty` says that tracked files differ from the revision.
+    Args:
+        files: files and folders whose digests are recorded, by folder.
+
+    Returns:
+        among others `git`: the revision, whether tracked files differ from it (`dirty`) and which
+        (`changed`); None outside a git checkout.
     """
-    config = experiment.config
+    config, revision = experiment.config, read_revision()
     device = resolve_device(config.device)
+    lock = Path("requirements.lock")
     return {
         "experiment": config.experiment,
         "config_fingerprint": config_fingerprint(config),
         "seed": config.seed,
-        "git": git_state(Path(__file__).parent),
+        "git": revision.describe() if revision else None,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
-        "threads": torch.get_num_threads(),
+        "processors": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
+        "requirements.lock": sha256(lock) if lock.exists() else None,
         "models": config.models.model_dump(),
         "concepts": len(experiment.targets),
         "methods": [method.slug for method in [*experiment.zero_shot, *experiment.plus]],
+        "files": digest_folders(files),
     }
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Revision of the checkout that holds `folder`, and whether its tracked files were changed."""
-    try:
-        revision = _git(folder, "rev-parse", "HEAD")
-        dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"revision": revision, "dirty": dirty}
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()

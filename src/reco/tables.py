@@ -207,6 +207,7 @@ def write_tables(
     table: pd.DataFrame, title: str, notes: Sequence[str], *paths: Path, bold: bool = True
 ) -> None:
     """Write a table to every path, in the format of its suffix: .md, .tex or .html."""
+    notes = [note for note in notes if note]
     writers = {".md": to_markdown, ".tex": to_latex, ".html": to_html}
     for path in paths:
         write_text(path, writers[path.suffix](table, title, notes, bold=bold))

@@ -2,7 +2,7 @@
 
 Reads the features of a concept's archive, its text embedding and the references of the context
 concepts; makes `references/*.safetensors` (reference embeddings, seeds, support), one job per
-concept, in every variant of the components table.
+concept, in every variant of the components table. `snakemake references` stops after them.
 """
 
 
@@ -45,3 +45,8 @@ rule cosegment:
             --variant {params.variant} \
             --reference {output.reference}
         """
+
+
+rule references:
+    input:
+        references=[EXPERIMENT.reference(slug) for slug in CONCEPTS],

@@ -1,7 +1,8 @@
 """Evaluate: masks against ground truth, archives against the labels of the index.
 
 Makes `metrics.csv` and `per_class.csv`, and `retrieval.csv` where the labels of the index are
-known (else a table without rows).
+known (else a table without rows); `metrics.json` and `retrieval.json` are their main numbers, and
+`run.json` and `config.yaml` record what made them.
 """
 
 
@@ -14,6 +15,7 @@ rule evaluate:
     output:
         metrics=f"{RESULTS}/metrics.csv",
         per_class=f"{RESULTS}/per_class.csv",
+        summary=f"{RESULTS}/metrics.json",
     log:
         f"{DATA}/logs/evaluate.log",
     benchmark:
@@ -31,7 +33,8 @@ rule evaluate:
             --zero-shot {input.zero_shot} \
             --plus {input.plus} \
             --metrics {output.metrics} \
-            --per-class {output.per_class}
+            --per-class {output.per_class} \
+            --summary {output.summary}
         """
 
 
@@ -43,6 +46,7 @@ rule precision:
         code=code("evaluate"),
     output:
         retrieval=f"{RESULTS}/retrieval.csv",
+        summary=f"{RESULTS}/retrieval.json",
     log:
         f"{DATA}/logs/precision.log",
     benchmark:
@@ -59,5 +63,46 @@ rule precision:
     shell:
         """
         reco --log {log} precision \
-            --retrieval {output.retrieval}
+            --retrieval {output.retrieval} \
+            --summary {output.summary}
+        """
+
+
+rule record:
+    input:
+        # Their digests are recorded.
+        packages=DEBS if EXPERIMENT.composed else [],
+        weights=weights("retrieval", "dense", "encoder"),
+        images=rules.catalog.output,
+        embeddings=rules.embed.output.embeddings,
+        archives=[EXPERIMENT.archive(slug) for slug in CONCEPTS],
+        references=[EXPERIMENT.reference(slug) for slug in CONCEPTS],
+        pseudo_masks=f"{DATA}/masks/train",
+        zero_shot=f"{DATA}/masks/val",
+        plus=rules.segment_plus.output.masks,
+        reco_plus=rules.train.output.weights,
+        scores=rules.evaluate.output,
+        retrieval=rules.precision.output,
+    output:
+        run=f"{RESULTS}/run.json",
+        merged=f"{RESULTS}/config.yaml",
+    log:
+        f"{DATA}/logs/record.log",
+    benchmark:
+        f"{DATA}/benchmarks/record.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=1,
+    params:
+        config=SETTINGS.model_dump(mode="json"),
+    shell:
+        """
+        reco --log {log} record \
+            --run {output.run} \
+            --merged {output.merged} \
+            {input}
         """

@@ -1,6 +1,6 @@
 """Figures and tables: what a person looks at; one rule each, from metrics, masks and archives.
 
-Makes `results/<experiment>/{tables,figures}/`, the record of the run and the executed notebook.
+Makes `results/<experiment>/{tables,figures}/` and the executed notebook.
 `snakemake results/<experiment>/figures/archive/<slug>.png` draws the whole archive of one concept.
 """
 
@@ -20,6 +20,7 @@ rule table_components:
     input:
         metrics=rules.evaluate.output.metrics,
         images=rules.catalog.output.val,
+        run=rules.record.output.run,
         code=code("tables"),
     output:
         markdown=f"{RESULTS}/tables/components.md",
@@ -48,6 +49,7 @@ rule table_components:
         reco --log {log} table components \
             --metrics {input.metrics} \
             --images {input.images} \
+            --run {input.run} \
             --markdown {output.markdown} \
             --latex {output.latex} \
             --html {output.html}
@@ -58,6 +60,7 @@ rule table_methods:
     input:
         metrics=rules.evaluate.output.metrics,
         images=rules.catalog.output.val,
+        run=rules.record.output.run,
         code=code("tables"),
     output:
         markdown=f"{RESULTS}/tables/methods.md",
@@ -85,6 +88,7 @@ rule table_methods:
         reco --log {log} table methods \
             --metrics {input.metrics} \
             --images {input.images} \
+            --run {input.run} \
             --markdown {output.markdown} \
             --latex {output.latex} \
             --html {output.html}
@@ -95,6 +99,7 @@ rule table_retrieval:
     input:
         retrieval=rules.precision.output.retrieval,
         images=rules.embed.output.images,
+        run=rules.record.output.run,
         code=code("tables"),
     output:
         markdown=f"{RESULTS}/tables/retrieval.md",
@@ -122,6 +127,7 @@ rule table_retrieval:
         reco --log {log} table retrieval \
             --retrieval {input.retrieval} \
             --images {input.images} \
+            --run {input.run} \
             --markdown {output.markdown} \
             --latex {output.latex} \
             --html {output.html}
@@ -133,6 +139,7 @@ rule figure_archives:
         retrieval=rules.precision.output.retrieval,
         archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        run=rules.record.output.run,
         code=code("figures"),
     output:
         png=report(
@@ -160,6 +167,7 @@ rule figure_archives:
         """
         reco --log {log} figure archives \
             --retrieval {input.retrieval} \
+            --run {input.run} \
             --png {output.png} \
             --pdf {output.pdf}
         """
@@ -170,6 +178,7 @@ rule figure_archive:
         retrieval=rules.precision.output.retrieval,
         archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
         reference=lambda wildcards: EXPERIMENT.reference(wildcards.slug),
+        run=rules.record.output.run,
         code=code("figures"),
     output:
         png=report(
@@ -196,6 +205,7 @@ rule figure_archive:
         reco --log {log} figure archives \
             --concept {wildcards.slug} \
             --retrieval {input.retrieval} \
+            --run {input.run} \
             --png {output.png} \
             --pdf {output.pdf}
         """
@@ -206,6 +216,7 @@ rule figure_predictions:
         images=rules.catalog.output.val,
         zero_shot=f"{DATA}/masks/val",
         plus=rules.segment_plus.output.masks,
+        run=rules.record.output.run,
         code=code("figures"),
     output:
         png=report(
@@ -234,6 +245,7 @@ rule figure_predictions:
             --images {input.images} \
             --zero-shot {input.zero_shot} \
             --plus {input.plus} \
+            --run {input.run} \
             --png {output.png} \
             --pdf {output.pdf}
         """
@@ -242,6 +254,7 @@ rule figure_predictions:
 rule figure_archive_size:
     input:
         metrics=rules.evaluate.output.metrics,
+        run=rules.record.output.run,
         code=code("figures"),
     output:
         png=report(
@@ -265,6 +278,7 @@ rule figure_archive_size:
         """
         reco --log {log} figure archive-size \
             --metrics {input.metrics} \
+            --run {input.run} \
             --png {output.png} \
             --pdf {output.pdf}
         """
@@ -274,6 +288,7 @@ rule figure_precision:
     input:
         retrieval=rules.precision.output.retrieval,
         images=rules.embed.output.images,
+        run=rules.record.output.run,
         code=code("figures"),
     output:
         png=report(
@@ -298,6 +313,7 @@ rule figure_precision:
         reco --log {log} figure precision \
             --retrieval {input.retrieval} \
             --images {input.images} \
+            --run {input.run} \
             --png {output.png} \
             --pdf {output.pdf}
         """
@@ -306,6 +322,7 @@ rule figure_precision:
 rule figure_training:
     input:
         curve=rules.train.output.curve,
+        run=rules.record.output.run,
         code=code("figures"),
     output:
         png=report(
@@ -329,44 +346,16 @@ rule figure_training:
         """
         reco --log {log} figure training \
             --curve {input.curve} \
+            --run {input.run} \
             --png {output.png} \
             --pdf {output.pdf}
         """
 
 
-rule record:
-    input:
-        # Nothing is read from these: the record is written once the numbers it explains exist.
-        metrics=rules.evaluate.output.metrics,
-        retrieval=rules.precision.output.retrieval,
-    output:
-        run=f"{RESULTS}/run.json",
-        merged=f"{RESULTS}/config.yaml",
-    log:
-        f"{DATA}/logs/record.log",
-    benchmark:
-        f"{DATA}/benchmarks/record.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-        gpu=1,
-    params:
-        config=SETTINGS.model_dump(mode="json"),
-    shell:
-        """
-        reco --log {log} record \
-            --run {output.run} \
-            --merged {output.merged}
-        """
-
-
 rule paper_figures:
     input:
-        tables=TABLES,
-        figures=FIGURES,
+        tables=[path for path in TABLES if path.endswith(".md")],
+        figures=[path for path in FIGURES if path.endswith(".png")],
         metrics=rules.evaluate.output.metrics,
         run=rules.record.output.run,
         reported="workflow/resources/paper_numbers.csv",

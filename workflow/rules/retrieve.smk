@@ -1,7 +1,7 @@
 """Retrieve: the archive of a concept is the k index images closest to its text. No network.
 
 Reads the embeddings of the index and the concept's text embedding; makes `archives/*.csv`
-(rank, path, key, similarity), one job per concept.
+(rank, path, key, similarity), one job per concept. `snakemake archives` makes just these.
 """
 
 
@@ -34,3 +34,8 @@ rule retrieve:
             --size {params.size} \
             --archive {output.archive}
         """
+
+
+rule archives:
+    input:
+        archives=[EXPERIMENT.archive(slug) for slug in CONCEPTS],
