@@ -16,6 +16,7 @@ from reco.errors import RecoError
 from reco.progress import LOG, open_log
 
 if TYPE_CHECKING:
+    from reco.cosegment import Merge, Variant
     from reco.experiment import Experiment
 
 FILE = click.Path(path_type=Path)
@@ -242,8 +243,8 @@ def cosegment(
     contexts: str,
     variants: str,
     temperature: float,
-    merge: str,
-    variant: str,
+    merge: "Merge",
+    variant: "Variant",
     reference: Path,
 ) -> None:
     """Co-segment one concept's archive into reference embeddings."""
