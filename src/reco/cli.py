@@ -19,6 +19,7 @@ from reco.progress import LOG, open_log
 from reco.revision import read_revision, uncommitted
 
 if TYPE_CHECKING:
+    from reco.cosegment import Merge, Variant
     from reco.experiment import Experiment
 
 FILE = click.Path(path_type=Path)
@@ -249,8 +250,8 @@ def cosegment(
     contexts: str,
     variants: str,
     temperature: float,
-    merge: str,
-    variant: str,
+    merge: "Merge",
+    variant: "Variant",
     reference: Path,
 ) -> None:
     """Co-segment one concept's archive into reference embeddings."""

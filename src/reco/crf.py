@@ -252,7 +252,7 @@ def _kernel(features: Array, compat: float) -> list[sparse.csr_matrix]:
         pairs = zip(blurs[0::2], [*blurs[1::2], None], strict=False)
         blurs = [first if second is None else second @ first for first, second in pairs]
 
-    def slicing(scale: Array) -> sparse.csr_matrix:
+    def slicing(scale: Array | np.float32) -> sparse.csr_matrix:
         values = np.ascontiguousarray((weights * scale).T, np.float32)
         starts = np.arange(0, n * side + 1, side, dtype=np.int32)
         columns = np.ascontiguousarray(numbers.T)

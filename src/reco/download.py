@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import yaml
 import zstandard
@@ -319,7 +319,8 @@ def _data(deb: Path) -> Iterator[tarfile.TarFile]:
     """
     with open(deb, "rb") as file:
         archive = ArFile(fileobj=file)
-        member = next((m for m in archive if m.name.startswith("data.tar")), None)
+        # Any: an ArMember reads like a file, but its types do not say so.
+        member: Any = next((m for m in archive if m.name.startswith("data.tar")), None)
         if member is None:
             raise ArError("no data.tar")
         if member.name.endswith(".zst"):

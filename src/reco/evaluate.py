@@ -99,7 +99,8 @@ def evaluate(
     rows = read_table(images)
     if not all(row["mask"] for row in rows):
         raise RecoError(f"{images}: images without masks cannot be scored")
-    metrics, per_class = [], []
+    metrics: list[tuple[object, ...]] = []
+    per_class: list[tuple[object, ...]] = []
     for method, masks in track(methods, "evaluate", unit="method"):
         matrix = score(masks, root, rows, len(classes), len(labels))
         key = (method.method, method.lgc, method.ce, method.crf, method.archive_size, split)

@@ -156,16 +156,14 @@ class Experiment:
     @cached_property
     def targets(self) -> list[Concept]:
         """The concepts that are predicted, in the order of the labels, further ones after."""
-        given = self.config.concepts
-        if given is None:
-            concepts = [Concept(name=name) for name in self.classes]
-        elif isinstance(given, Path):
-            entries = read_yaml(given)
+        concepts = self.config.concepts
+        if isinstance(concepts, Path):
+            entries = read_yaml(concepts)
             if not isinstance(entries, list):
-                raise RecoError(f"{given}: must be a YAML list of concepts")
+                raise RecoError(f"{concepts}: must be a YAML list of concepts")
             concepts = Config.model_validate({"concepts": entries}).concepts
-        else:
-            concepts = given
+        if not isinstance(concepts, list):  # None: the classes of the benchmark
+            concepts = [Concept(name=name) for name in self.classes]
         if not concepts:
             raise RecoError("concepts: none given: list at least one name")
         check_slugs(concepts)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
@@ -31,7 +33,7 @@ from reco.files import atomic
 from reco.folder import IGNORE, read_image, read_mask, read_table
 from reco.progress import track
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -94,7 +96,7 @@ HEAT = ListedColormap(
 )
 
 
-SEED = {
+SEED: dict[str, Any] = {
     **{"marker": "o", "markersize": 5, "markerfacecolor": "none", "markeredgewidth": 1.4},
     **{"markeredgecolor": "white", "linestyle": "none"},
     "path_effects": [withStroke(linewidth=2.6, foreground="black")],
@@ -175,8 +177,8 @@ def archives_figure(archives: Sequence[Archive], columns: int) -> Figure:
         for archive in archives
         for start in range(0, len(archive.pictures), columns)
     ]
-    figure = Figure(figsize=(0.9 * columns + 1.2, 1.04 * len(lines) + 0.55), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    layout = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    figure = Figure(figsize=(0.9 * columns + 1.2, 1.04 * len(lines) + 0.55), layout=layout)
     axes = figure.subplots(len(lines), columns, squeeze=False)
     for line, (archive, start) in zip(axes, lines, strict=True):
         low, high = np.percentile(archive.support, [2, 98])
@@ -207,18 +209,14 @@ def _archive_image(ax: Axes, archive: Archive, place: int, support: np.ndarray) 
     ax.plot(column, row, **SEED)
     if archive.shown[place] is not None:
         mark, color = ("✓", BLUE) if archive.shown[place] else ("✗", VERMILION)
-        ax.text(
-            *(0.03, 0.965, mark),
-            **{"transform": ax.transAxes, "ha": "left", "va": "top", "bbox": OUTLINE},
-            **{"color": color, "fontsize": 6.5, "fontweight": "bold"},
-        )
+        style = {"color": color, "fontsize": 6.5, "fontweight": "bold", "bbox": OUTLINE}
+        _write(ax, 0.03, 0.965, mark, ha="left", va="top", **style)
 
 
 def _archive_legend(figure: Figure, axes: np.ndarray, *, known: bool) -> None:
+    heat = ScalarMappable(Normalize(0, 1), HEAT)
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), HEAT),
-        ax=axes,
-        **{"location": "bottom", "shrink": 0.3, "aspect": 25, "pad": 0.01, "anchor": (0.0, 1.0)},
+        heat, ax=axes, location="bottom", shrink=0.3, aspect=25, pad=0.01, anchor=(0.0, 1.0)
     )
     bar.set_ticks([0, 1], labels=["low", "high"])
     bar.ax.tick_params(length=0)
@@ -328,10 +326,8 @@ def predictions_figure(
     # Rows have the shape of their picture, but room for the legend.
     shapes = [np.clip(len(p.picture) / p.picture.shape[1], 0.75, 1.6) for p in predictions]
     columns = 2 + len(methods)
-    figure = Figure(
-        figsize=(1.32 * columns + 1.15, 1.34 * sum(shapes) + 0.55), layout="constrained"
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=(1.32 * columns + 1.15, 1.34 * sum(shapes) + 0.55), layout=layout)
     axes = figure.subplots(
         len(predictions),
         columns + 1,
@@ -357,11 +353,8 @@ def _prediction_row(axes: Sequence[Axes], prediction: Prediction, labels: Sequen
     for ax, guess in zip(axes[1:], [prediction.truth, *prediction.guesses], strict=False):
         ax.imshow(overlay(prediction.picture, guess, prediction.truth >= 0, colors))
     for ax, accuracy in zip(axes[2:], prediction.accuracies, strict=False):
-        ax.text(
-            *(0.025, 0.025, "not scored" if np.isnan(accuracy) else f"{accuracy:.0%} right"),
-            **{"transform": ax.transAxes, "ha": "left", "va": "bottom", "bbox": OUTLINE},
-            fontsize=6.5,
-        )
+        note = "not scored" if np.isnan(accuracy) else f"{accuracy:.0%} right"
+        _write(ax, 0.025, 0.025, note, ha="left", va="bottom", bbox=OUTLINE, fontsize=6.5)
     true = set(np.unique(prediction.truth))
     names = [(labels[label], color, label in true) for label, color in colors.items()]
     handles = [Patch(color=color, label=fill(name, 18)) for name, color, _ in names]
@@ -369,7 +362,10 @@ def _prediction_row(axes: Sequence[Axes], prediction: Prediction, labels: Sequen
         handles.append(Patch(color=GREY, label="any other"))
     legend = axes[-1].legend(
         handles=handles,
-        **{"loc": "center left", "handlelength": 1, "handleheight": 1, "labelspacing": 0.35},
+        loc="center left",
+        handlelength=1,
+        handleheight=1,
+        labelspacing=0.35,
         fontsize=6.5,
         borderpad=0,
     )
@@ -451,14 +447,10 @@ def precision_figure(retrieval: pd.DataFrame, images: int) -> Figure:
     ax.set_ylim(0, 102)
     if retrieval.empty:
         ax.set_xticks([])
-        ax.text(
-            *(0.5, 0.5, "Unknown: no label of the index names a concept."),
-            **{"transform": ax.transAxes, "ha": "center", "va": "bottom", "fontsize": 9},
-        )
-        ax.text(
-            *(0.5, 0.47, "Labels are given with the key index.labels of the config."),
-            **{"transform": ax.transAxes, "ha": "center", "va": "top", "color": "#555555"},
-        )
+        text = "Unknown: no label of the index names a concept."
+        _write(ax, 0.5, 0.5, text, ha="center", va="bottom", fontsize=9)
+        text = "Labels are given with the key index.labels of the config."
+        _write(ax, 0.5, 0.47, text, ha="center", va="top", color="#555555")
         return figure
     wide = 100 * retrieval.pivot(index="k", columns="concept", values="precision").astype(float)
     low, high = wide.quantile(0.25, axis=1), wide.quantile(0.75, axis=1)
@@ -511,6 +503,11 @@ def _bare(ax: Axes) -> None:
         spine.set_visible(False)
 
 
-def _blend(picture: np.ndarray, color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def _write(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Write at a place given as shares (0..1) of the width and height of the axes."""
+    ax.text(x, y, text, transform=ax.transAxes, **style)
+
+
+def _blend(picture: np.ndarray, color: np.ndarray, alpha: np.ndarray | np.float64) -> np.ndarray:
     """Lay colours (0..1) over a uint8 picture with opacity `alpha`, (h, w, 1)."""
     return np.round(picture * (1 - alpha) + 255 * color * alpha).astype(np.uint8)

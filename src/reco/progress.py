@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,7 +54,7 @@ def track(
         unit: the singular noun that is counted.
         every: seconds between lines of the log.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     terminal = sys.stderr.isatty()
     start = last = time.monotonic()

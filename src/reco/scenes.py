@@ -290,7 +290,9 @@ def _feather(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) * (keep / 255)
 
 
-def _relight(colour: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _relight(
+    colour: np.ndarray, alpha: np.ndarray | np.float32, rng: np.random.Generator
+) -> np.ndarray:
     """Random brightness, contrast and colour cast.
 
     Args:
@@ -332,12 +334,10 @@ class Layer:
     def windows(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         """The part of the scene that a (height, width) sprite covers, and that of the sprite."""
         x0, y0 = max(self.left, 0), max(self.top, 0)
-        x1, y1 = min(self.left + width, self.size), min(self.top + height, self.size)
-        scene = slice(y0, max(y0, y1)), slice(x0, max(x0, x1))
-        return scene, tuple(
-            slice(part.start - origin, part.stop - origin)
-            for part, origin in zip(scene, (self.top, self.left), strict=True)
-        )
+        x1 = max(x0, min(self.left + width, self.size))
+        y1 = max(y0, min(self.top + height, self.size))
+        sprite = slice(y0 - self.top, y1 - self.top), slice(x0 - self.left, x1 - self.left)
+        return (slice(y0, y1), slice(x0, x1)), sprite
 
 
 def arrange(
@@ -484,7 +484,7 @@ def _tally(
     scenes: Sequence[Scene], visible: Sequence[list[str]], concepts: Sequence[str]
 ) -> dict[str, dict[str, int]]:
     """Number of scenes of each split in which a concept is visible."""
-    tallies = {split: Counter() for split in SPLITS}
+    tallies: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     for scene, found in zip(scenes, visible, strict=True):
         tallies[scene.split].update(found)
     return {split: {c: tally[c] for c in concepts} for split, tally in tallies.items()}

@@ -290,7 +290,7 @@ def read_pictures(experiment: Experiment, images: Path) -> Iterator[tuple[str, n
 def resize_shorter(image: Image.Image, size: int) -> Image.Image:
     """Resize so that the shorter side has `size` pixels (bicubic, antialiased)."""
     scale = size / min(image.size)
-    wanted = tuple(max(1, round(side * scale)) for side in image.size)
+    wanted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image if wanted == image.size else image.resize(wanted, Image.Resampling.BICUBIC)
 
 

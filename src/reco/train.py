@@ -40,7 +40,7 @@ def normalisation(encoder: str) -> v2.Normalize:
     return v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def build(encoder: str, weights: str | Path | None, classes: int) -> nn.Module:
+def build(encoder: str, weights: str | Path | None, classes: int) -> smp.DeepLabV3Plus:
     """DeepLabv3+ with output stride 16; its maps have a quarter of the image's size.
 
     Args:
@@ -74,7 +74,7 @@ def build(encoder: str, weights: str | Path | None, classes: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def load_backbone(model: nn.Module, checkpoint: Path) -> None:
+def load_backbone(model: smp.DeepLabV3Plus, checkpoint: Path) -> None:
     """Copy a classifier's weights into the encoder; the classifier's head is left out.
 
     Raises:
@@ -178,7 +178,7 @@ def learning_rate(step: int, steps: int, start: float) -> float:
 
 
 def train(
-    model: nn.Module,
+    model: smp.DeepLabV3Plus,
     images: Sequence[tuple[Path, Path]],
     settings: Train,
     *,

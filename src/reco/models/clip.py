@@ -8,12 +8,13 @@ alone.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -80,9 +81,8 @@ class Clip:
 
     templates = TEMPLATES
 
-    def __init__(
-        self, spec: str, network: nn.Module, tokenizer: Callable[[list[str]], Tensor]
-    ) -> None:
+    # Any: to nn.Module's own types, all that a network adds is `Tensor | Module`.
+    def __init__(self, spec: str, network: Any, tokenizer: Callable[[list[str]], Tensor]) -> None:
         self.name, self.network, self.tokenizer = spec, network, tokenizer
         config = open_clip.get_model_preprocess_cfg(network)
         self.mean, self.std = config["mean"], config["std"]
@@ -167,7 +167,8 @@ def dense_resnet(visual: ModifiedResNet, last: Tensor) -> Tensor:
 def _encode_vit(
     visual: VisionTransformer, images: Tensor, wanted: set[Output]
 ) -> dict[Output, Tensor]:
-    grid = tuple(n // p for n, p in zip(images.shape[2:], visual.patch_size, strict=True))
+    patch = visual.patch_size
+    grid = images.shape[2] // patch[0], images.shape[3] // patch[1]
     tokens = _embed_patches(visual, images, grid)
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
@@ -185,7 +186,7 @@ def _encode_vit(
     return found
 
 
-def dense_vit(visual: VisionTransformer, block: nn.Module, tokens: Tensor) -> Tensor:
+def dense_vit(visual: VisionTransformer, block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     """MaskCLIP for a vision transformer: the last block without attention between positions.
 
     Value and output projection of the last attention, the final normalisation and the projection
@@ -205,7 +206,7 @@ def dense_vit(visual: VisionTransformer, block: nn.Module, tokens: Tensor) -> Te
     return _project(visual, visual.ln_post(attention.out_proj(value)))
 
 
-def _embed_patches(visual: VisionTransformer, images: Tensor, grid: tuple[int, ...]) -> Tensor:
+def _embed_patches(visual: VisionTransformer, images: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens before the first block, for any input size; see `encoder.resize_positions`."""
     patches = visual.conv1(images).flatten(2).transpose(1, 2)
     first = visual.class_embedding.expand(len(patches), 1, -1)
@@ -219,7 +220,7 @@ def _project(visual: VisionTransformer, tokens: Tensor) -> Tensor:
     return tokens if visual.proj is None else tokens @ visual.proj
 
 
-def _as_map(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """(b, 1 + rows * columns, c) -> (b, c, rows, columns), the class token dropped."""
     return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
 

@@ -5,6 +5,7 @@ convolutional network its last feature map. Without a checkpoint timm fetches it
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import timm
@@ -34,7 +35,7 @@ def load(model: str, *, device: str | torch.device = "cpu") -> "Encoder":
     name, _, checkpoint = model.partition("/")
     if not timm.is_model(name):
         raise unknown_name(spec, "timm model", name.partition(".")[0], timm.list_models())
-    network = _fetch(spec, name) if not checkpoint else timm.create_model(name, num_classes=0)
+    network: Any = _fetch(spec, name) if not checkpoint else timm.create_model(name, num_classes=0)
     if checkpoint:
         state = backbone_weights(read_checkpoint(checkpoint), network.pretrained_cfg["classifier"])
         load_weights(network, state, spec)
@@ -63,7 +64,8 @@ class Encoder:
     outputs: frozenset[Output] = frozenset({"encoder"})
     templates: tuple[str, ...] = ()
 
-    def __init__(self, spec: str, network: nn.Module) -> None:
+    # Any: to nn.Module's own types, all that a network adds is `Tensor | Module`.
+    def __init__(self, spec: str, network: Any) -> None:
         self.name, self.network = spec, network
         config = network.pretrained_cfg
         self.mean, self.std = config["mean"], config["std"]
@@ -127,6 +129,7 @@ class VitFeatures:
         patch = vit.patch_embed.patch_size
         rows, columns = images.shape[2] // patch[0], images.shape[3] // patch[1]
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        assert vit.pos_embed is not None
         grid = resize_positions(vit.pos_embed, vit.patch_embed.grid_size, (rows, columns), prefix)
         images = images[:, :, : rows * patch[0], : columns * patch[1]]
         tokens = functional_call(self.network, {"vit.pos_embed": grid}, (images,))
@@ -165,8 +168,8 @@ def resize_positions(
 def _fetch(spec: str, name: str) -> nn.Module:
     """The network with the weights that timm has for it, fetched where they are not cached."""
     config = timm.get_pretrained_cfg(name)
-    source = f"huggingface.co/{config.hf_hub_id}" if config and config.hf_hub_id else None
-    source = source or (config.url if config else None)
+    hub = f"huggingface.co/{config.hf_hub_id}" if config and config.hf_hub_id else None
+    source = hub or (config.url if config else None)
     if not source:
         raise RecoError(f"{spec}: timm has no weights for it: write timm:{name}/<checkpoint>")
     LOG.warning("%s: weights from %s (or the cache of an earlier download)", spec, source)

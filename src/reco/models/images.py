@@ -4,7 +4,7 @@ import hashlib
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -15,6 +15,8 @@ from torchvision.transforms import functional as transforms
 
 from reco.errors import RecoError
 from reco.files import fingerprint
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def to_tensor(
@@ -109,10 +111,10 @@ def digest(model: nn.Module, **settings: Any) -> str:
     return fingerprint({"weights": weights.hexdigest(), **settings})
 
 
-def place(model: nn.Module, device: str | torch.device) -> nn.Module:
+def place(model: Network, device: str | torch.device) -> Network:
     """The network ready for inference: evaluation mode, no gradients, channels last, float32."""
     model = model.eval().requires_grad_(False).float()
-    return model.to(device=device, memory_format=torch.channels_last)
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _unreadable(path: Path, error: Exception) -> RecoError:

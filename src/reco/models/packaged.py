@@ -103,6 +103,7 @@ def load(*, device: str | torch.device = "cpu", folder: str | Path = FOLDER) -> 
         LOG.info("packaged: converting the weights into %s", path)
         convert(folder)
     network = timm.create_model(ARCHITECTURE, pretrained=False)
+    assert isinstance(network, timm.models.EfficientNet)
     load_weights(network, read_checkpoint(path), str(path))
     return Packaged(place(network, device), Path(folder))
 
