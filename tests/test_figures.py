@@ -27,6 +27,7 @@ from reco.figures import (
     training_figure,
     write_figure,
 )
+from reco.files import write_json
 from reco.folder import write_labels, write_table
 from reco.tables import (
     HTML,
@@ -290,6 +291,7 @@ def experiment(request, tmp_path, monkeypatch):
         for m in [*made.zero_shot, *made.plus]
     ]
     write_table("metrics.csv", METRICS, scores)
+    write_json("run.json", {"git": {"changed": ["src/reco/x.py"]}})
     write_table("curve.csv", ["step", "loss", "lr"], [(1, 2.0, 0.1), (2, 1.0, 0.1)])
     return made
 
@@ -299,8 +301,8 @@ def reco(*arguments):
 
 
 def test_commands_make_every_table_and_figure(experiment):
-    config, figure = "--config mini.yaml", "--png {0}.png --pdf {0}.pdf"
-    tables = "--markdown {0}.md --latex {0}.tex --html {0}.html"
+    config, run = "--config mini.yaml", "--run run.json"
+    figure, tables = f"{run} {{0}}.png {{0}}.pdf", f"{run} {{0}}.md {{0}}.tex {{0}}.html"
     images, index = "--images val.csv", "--images index.csv"
     ranks, scores = "--retrieval retrieval.csv", "--metrics metrics.csv"
     masks = "--zero-shot masks --plus masks"
@@ -317,6 +319,7 @@ def test_commands_make_every_table_and_figure(experiment):
         assert Path(f"{name}.png").stat().st_size > 1000 < Path(f"{name}.pdf").stat().st_size
     text = Path("methods.md").read_text()
     assert "Experiment mini, split val: 3 images, 3 classes; 3 concepts" in text
+    assert "Made with uncommitted changes: " in text
     text = Path("retrieval.tex").read_text()
     assert r"a \& b\_\%" in text and "index of 4 images" in text
 

@@ -493,3 +493,11 @@ def test_packaged_text_finds_classes(tmp_path: Path) -> None:
         "sorrel",
         "racer",
     ]
+
+
+def test_a_network_that_gives_no_map_is_refused():
+    """ViTamin counts as a vision transformer in timm, but has no grid of patches."""
+    network = timm.create_model("vitamin_small_224", pretrained=False).eval()
+    made = encoder.Encoder("timm:vitamin_small_224", network)
+    with pytest.raises(RecoError, match="convolutional network or a plain vision transformer"):
+        made.encode(torch.zeros(1, 3, 224, 224), {"encoder"})

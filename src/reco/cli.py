@@ -423,28 +423,7 @@ def trace(file: Path) -> None:
 RUN = click.option(
     "--run", type=FILE, required=True, help="run.json: tells of uncommitted changes."
 )
-
-
-def table_files(command: Callable) -> Callable:
-    """The options that name the files of a table."""
-    command = RUN(command)
-    for name in ("html", "latex", "markdown"):
-        command = click.option(f"--{name}", type=FILE, required=True, help="File to write.")(
-            command
-        )
-    return command
-
-
-def figure_files(command: Callable) -> Callable:
-    """The options that name the files of a figure."""
-    command = RUN(command)
-    for name in ("pdf", "png"):
-        command = click.option(f"--{name}", type=FILE, required=True, help="File to write.")(
-            command
-        )
-    return command
-
-
+FILES = click.argument("files", type=FILE, nargs=-1, required=True)
 METRICS_TABLE = click.option(
     "--metrics", type=FILE, required=True, help="metrics.csv of `reco evaluate`."
 )
@@ -455,16 +434,17 @@ RETRIEVAL_TABLE = click.option(
 
 @commands.group()
 def table() -> None:
-    """Write a table as Markdown, LaTeX and HTML."""
+    """Write a table to FILES: .md, .tex or .html."""
 
 
 @table.command("components")
 @CONFIG
 @METRICS_TABLE
 @images_option("images of the val split")
-@table_files
+@RUN
+@FILES
 def table_components(
-    config_file: Path, metrics: Path, images: Path, markdown: Path, latex: Path, html: Path, run: Path
+    config_file: Path, metrics: Path, images: Path, run: Path, files: tuple[Path, ...]
 ) -> None:
     """The parts of ReCo, switched on and off."""
     import pandas as pd
@@ -475,16 +455,17 @@ def table_components(
     made = components_table(pd.read_csv(metrics), experiment.config.archive_size)
     title = "Parts of ReCo: language guidance (LGC), context elimination (CE), CRF, in percent."
     notes = [provenance_of_split(experiment, images), uncommitted(run)]
-    write_tables(made, title, notes, markdown, latex, html)
+    write_tables(made, title, notes, *files)
 
 
 @table.command("methods")
 @CONFIG
 @METRICS_TABLE
 @images_option("images of the val split")
-@table_files
+@RUN
+@FILES
 def table_methods(
-    config_file: Path, metrics: Path, images: Path, markdown: Path, latex: Path, html: Path, run: Path
+    config_file: Path, metrics: Path, images: Path, run: Path, files: tuple[Path, ...]
 ) -> None:
     """DenseCLIP, ReCo and ReCo+, without and with the CRF."""
     import pandas as pd
@@ -494,16 +475,17 @@ def table_methods(
     experiment = _experiment(config_file)
     made = methods_table(pd.read_csv(metrics), experiment.best)
     notes = [provenance_of_split(experiment, images), uncommitted(run)]
-    write_tables(made, "Segmentation, in percent.", notes, markdown, latex, html)
+    write_tables(made, "Segmentation, in percent.", notes, *files)
 
 
 @table.command("retrieval")
 @CONFIG
 @RETRIEVAL_TABLE
 @images_option("images of the index")
-@table_files
+@RUN
+@FILES
 def table_retrieval(
-    config_file: Path, retrieval: Path, images: Path, markdown: Path, latex: Path, html: Path, run: Path
+    config_file: Path, retrieval: Path, images: Path, run: Path, files: tuple[Path, ...]
 ) -> None:
     """Precision of the archive of every concept, the worst last."""
     import pandas as pd
@@ -518,12 +500,12 @@ def table_retrieval(
     title = "Retrieval: share of a concept's first k images that show it (P@k), in percent."
     index = f"index of {len(read_table(images))} images"
     notes = [*retrieval_remarks(made), provenance(experiment, index), uncommitted(run)]
-    write_tables(made, title, notes, markdown, latex, html, bold=False)
+    write_tables(made, title, notes, *files, bold=False)
 
 
 @commands.group()
 def figure() -> None:
-    """Draw a figure as PNG and PDF."""
+    """Draw a figure to FILES: .png or .pdf."""
 
 
 @figure.command("archives")
@@ -531,9 +513,15 @@ def figure() -> None:
 @RETRIEVAL_TABLE
 @click.option("--concept", "slug", help="Slug of one concept; else several are chosen.")
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Concepts.")
-@figure_files
+@RUN
+@FILES
 def figure_archives(
-    config_file: Path, retrieval: Path, slug: str | None, count: int, png: Path, pdf: Path, run: Path
+    config_file: Path,
+    retrieval: Path,
+    slug: str | None,
+    count: int,
+    run: Path,
+    files: tuple[Path, ...],
 ) -> None:
     """Archives with support and seeds: of several concepts, or all images of one."""
     import pandas as pd
@@ -556,7 +544,7 @@ def figure_archives(
         )
     shown = k if slug else 8
     archives = [read_archive(experiment, slug, precision, shown) for slug in slugs]
-    write_figure(archives_figure(archives, columns=8), png, pdf, remark=uncommitted(run))
+    write_figure(archives_figure(archives, columns=8), *files, remark=uncommitted(run))
 
 
 @figure.command("predictions")
@@ -565,16 +553,16 @@ def figure_archives(
 @click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment`.")
 @click.option("--plus", type=FILE, required=True, help="Masks of `reco segment-plus`.")
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Images.")
-@figure_files
+@RUN
+@FILES
 def figure_predictions(
     config_file: Path,
     images: Path,
     zero_shot: Path,
     plus: Path,
     count: int,
-    png: Path,
-    pdf: Path,
     run: Path,
+    files: tuple[Path, ...],
 ) -> None:
     """Predictions beside the ground truth, from the best image to the worst."""
     from reco.figures import (
@@ -593,46 +581,57 @@ def figure_predictions(
         experiment.benchmark_root, read_table(images), folders, len(experiment.classes), count
     )
     names = [method_name(method.method, method.crf) for method in methods]
-    write_figure(predictions_figure(chosen, names, experiment.labels), png, pdf, remark=uncommitted(run))
+    write_figure(
+        predictions_figure(chosen, names, experiment.labels), *files, remark=uncommitted(run)
+    )
 
 
 @figure.command("archive-size")
 @CONFIG
 @METRICS_TABLE
-@figure_files
-def figure_archive_size(config_file: Path, metrics: Path, png: Path, pdf: Path, run: Path) -> None:
+@RUN
+@FILES
+def figure_archive_size(
+    config_file: Path, metrics: Path, run: Path, files: tuple[Path, ...]
+) -> None:
     """mIoU against the number of images in an archive."""
     import pandas as pd
 
     from reco.figures import archive_size_figure, write_figure
 
     best = _experiment(config_file).best
-    write_figure(archive_size_figure(pd.read_csv(metrics), best), png, pdf, remark=uncommitted(run))
+    write_figure(archive_size_figure(pd.read_csv(metrics), best), *files, remark=uncommitted(run))
 
 
 @figure.command("precision")
 @RETRIEVAL_TABLE
 @images_option("images of the index")
-@figure_files
-def figure_precision(retrieval: Path, images: Path, png: Path, pdf: Path, run: Path) -> None:
+@RUN
+@FILES
+def figure_precision(retrieval: Path, images: Path, run: Path, files: tuple[Path, ...]) -> None:
     """Precision of retrieval against the number of images in an archive."""
     import pandas as pd
 
     from reco.figures import precision_figure, write_figure
 
-    write_figure(precision_figure(pd.read_csv(retrieval), len(pd.read_csv(images))), png, pdf, remark=uncommitted(run))
+    write_figure(
+        precision_figure(pd.read_csv(retrieval), len(pd.read_csv(images))),
+        *files,
+        remark=uncommitted(run),
+    )
 
 
 @figure.command("training")
 @click.option("--curve", type=FILE, required=True, help="curve.csv of `reco train`.")
-@figure_files
-def figure_training(curve: Path, png: Path, pdf: Path, run: Path) -> None:
+@RUN
+@FILES
+def figure_training(curve: Path, run: Path, files: tuple[Path, ...]) -> None:
     """Loss of ReCo+ by step."""
     import pandas as pd
 
     from reco.figures import training_figure, write_figure
 
-    write_figure(training_figure(pd.read_csv(curve)), png, pdf, remark=uncommitted(run))
+    write_figure(training_figure(pd.read_csv(curve)), *files, remark=uncommitted(run))
 
 
 @commands.command()

@@ -15,7 +15,6 @@ from reco.concepts import Concept, check_slugs
 from reco.errors import RecoError
 from reco.files import fingerprint
 
-
 # Folders below data/ that belong to no experiment.
 SHARED = ("models", "packages", "photographs", "store")
 

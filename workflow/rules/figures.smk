@@ -50,9 +50,7 @@ rule table_components:
             --metrics {input.metrics} \
             --images {input.images} \
             --run {input.run} \
-            --markdown {output.markdown} \
-            --latex {output.latex} \
-            --html {output.html}
+            {output}
         """
 
 
@@ -89,9 +87,7 @@ rule table_methods:
             --metrics {input.metrics} \
             --images {input.images} \
             --run {input.run} \
-            --markdown {output.markdown} \
-            --latex {output.latex} \
-            --html {output.html}
+            {output}
         """
 
 
@@ -128,9 +124,7 @@ rule table_retrieval:
             --retrieval {input.retrieval} \
             --images {input.images} \
             --run {input.run} \
-            --markdown {output.markdown} \
-            --latex {output.latex} \
-            --html {output.html}
+            {output}
         """
 
 
@@ -168,8 +162,7 @@ rule figure_archives:
         reco --log {log} figure archives \
             --retrieval {input.retrieval} \
             --run {input.run} \
-            --png {output.png} \
-            --pdf {output.pdf}
+            {output}
         """
 
 
@@ -206,8 +199,7 @@ rule figure_archive:
             --concept {wildcards.slug} \
             --retrieval {input.retrieval} \
             --run {input.run} \
-            --png {output.png} \
-            --pdf {output.pdf}
+            {output}
         """
 
 
@@ -246,8 +238,7 @@ rule figure_predictions:
             --zero-shot {input.zero_shot} \
             --plus {input.plus} \
             --run {input.run} \
-            --png {output.png} \
-            --pdf {output.pdf}
+            {output}
         """
 
 
@@ -279,8 +270,7 @@ rule figure_archive_size:
         reco --log {log} figure archive-size \
             --metrics {input.metrics} \
             --run {input.run} \
-            --png {output.png} \
-            --pdf {output.pdf}
+            {output}
         """
 
 
@@ -314,8 +304,7 @@ rule figure_precision:
             --retrieval {input.retrieval} \
             --images {input.images} \
             --run {input.run} \
-            --png {output.png} \
-            --pdf {output.pdf}
+            {output}
         """
 
 
@@ -347,8 +336,7 @@ rule figure_training:
         reco --log {log} figure training \
             --curve {input.curve} \
             --run {input.run} \
-            --png {output.png} \
-            --pdf {output.pdf}
+            {output}
         """
 
 

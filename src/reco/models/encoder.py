@@ -11,6 +11,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -71,7 +72,7 @@ class Encoder:
         self.mean, self.std = config["mean"], config["std"]
         self.size = config["input_size"][-1]
         self.features: Callable[[Tensor], Tensor] = (
-            VitFeatures(network) if isinstance(network, VisionTransformer) else network
+            VitFeatures(network) if _is_plain(network) else network
         )
         self.version = digest(
             network, architecture=config["architecture"], mean=self.mean, std=self.std
@@ -135,6 +136,15 @@ class VitFeatures:
         tokens = functional_call(self.network, {"vit.pos_embed": grid}, (images,))
         patches = tokens[:, vit.num_prefix_tokens :]
         return patches.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def _is_plain(network: nn.Module) -> bool:
+    """Whether a network is a vision transformer over patches (ViTamin, say, begins otherwise)."""
+    return (
+        isinstance(network, VisionTransformer)
+        and isinstance(network.patch_embed, PatchEmbed)
+        and network.pos_embed is not None
+    )
 
 
 class _Tokens(nn.Module):
