@@ -31,7 +31,7 @@ def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
 def catalog_split(
     root: Path, split: str, classes: list[str], table: Path, *, need_masks: bool
 ) -> None:
-    """List a split: image, mask (may be empty), prediction (name of the predicted mask), key.
+    """List a split: image, mask (may be empty), prediction (name of the predicted mask), digests.
 
     Every mask is read once, so that a bad label is found now and not after an hour of work.
 
@@ -44,8 +44,9 @@ def catalog_split(
         if mask:
             read_mask(root / mask, len(classes))
         stem = image.split("/", 2)[2].rsplit(".", 1)[0]
-        rows.append((image, mask, f"{stem}.png", _key(root / image)))
-    write_table(table, ["image", "mask", "prediction", "key"], rows)
+        mask_key = _key(root / mask) if mask else ""
+        rows.append((image, mask, f"{stem}.png", _key(root / image), mask_key))
+    write_table(table, ["image", "mask", "prediction", "key", "mask_key"], rows)
 
 
 def _key(path: Path) -> str:
