@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce test test-slow lint format lock clean
+.PHONY: help reproduce pull push test test-slow lint types format lock audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -14,6 +14,19 @@ help:
 reproduce: .venv/installed
 	$(BIN)/snakemake --cores all
 	$(BIN)/snakemake --report results/stamps/report.html
+
+# make pull:      fetch what a run made from the DVC remote, instead of computing it
+pull: .venv/installed
+	$(BIN)/dvc pull
+	@$(BIN)/dvc status --quiet || { echo "dvc.lock belongs to other code or another config: see" \
+	    "'dvc status'. 'git checkout' the revision that you want, or run snakemake."; exit 1; }
+	$(BIN)/snakemake --touch --forceall --cores 1 --quiet all
+
+# make push:      finish the run, record its bytes in dvc.lock, send them to the DVC remote
+push: .venv/installed
+	$(BIN)/snakemake --cores all
+	$(BIN)/dvc commit --force --quiet
+	$(BIN)/dvc push
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -24,10 +37,15 @@ test-slow: .venv/installed
 
 # make lint:      style of code and workflow
 lint: .venv/installed
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# make types:     check the types
+types: .venv/installed
+	$(BIN)/mypy
 
 # make format:    mend the style
 format: .venv/installed
@@ -43,6 +61,13 @@ lock:
 	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	    --upgrade --quiet --output-file requirements.lock
 	rm -r .venv-lock
+
+# make audit:     look the locked versions up in the database of known vulnerabilities
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
+	rm -r .venv-audit
 
 # make clean:     remove what the experiments made (not the downloads)
 clean:

@@ -43,12 +43,28 @@ def make_folder(root: Path, *, index: int = 12, train: int = 6, val: int = 4) ->
     (root / "bench" / "classes.txt").write_text("".join(f"{name}\n" for name in SHAPES))
 
 
-class Project:
-    """A copy of the project in a folder of its own, with a tiny experiment on `folder` data."""
+def copy_checkout(folder: Path) -> Path:
+    """Copy what git has or would take of this project into a new repository; its folder."""
+    list_files = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    found = subprocess.run(list_files, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in found.stdout.split("\0"):
+        if name and (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    return folder
 
-    def __init__(self, folder: Path) -> None:
+
+class Project:
+    """A copy of the project in a folder of its own, with a tiny experiment on `folder` data.
+
+    Args:
+        data: the folder with the images, made if None.
+    """
+
+    def __init__(self, folder: Path, data: Path | None = None) -> None:
         self.folder = folder / "project"
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
         for name in (
             "Snakefile",
             "config",
@@ -65,12 +81,14 @@ class Project:
                 )
             elif source.exists():
                 shutil.copy2(source, self.folder / name)
-        make_folder(folder)
+        self.root = data or folder
+        if data is None:
+            make_folder(folder)
         self.config = {
             "experiment": "tiny",
             "device": "cpu",
-            "index": {"kind": "folder", "root": str(folder / "photos")},
-            "benchmark": {"kind": "folder", "root": str(folder / "bench")},
+            "index": {"kind": "folder", "root": str(self.root / "photos")},
+            "benchmark": {"kind": "folder", "root": str(self.root / "bench")},
             "context": ["sky"],
             "sizes": {"retrieval": 64, "archive": 64, "benchmark": 64},
             "archive_size": 4,
@@ -104,9 +122,9 @@ class Project:
         assert done.returncode == 0, done.stdout + done.stderr
         return job_counts(done.stdout + done.stderr)
 
-    def run(self, **config: object) -> str:
+    def run(self, *arguments: str, **config: object) -> str:
         """Run to the end; what Snakemake printed."""
-        done = self.snakemake(**config)
+        done = self.snakemake(*arguments, **config)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 

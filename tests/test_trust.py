@@ -1,0 +1,96 @@
+"""What must never appear in the code: pickles, shells that see a user's text, open ports."""
+
+import ast
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+SOURCES = {path: path.read_text() for path in (ROOT / "src").rglob("*.py")}
+for path in (ROOT / "notebooks").glob("*.ipynb"):
+    cells = json.loads(path.read_text())["cells"]
+    SOURCES[path] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+# Functions that can read a pickle, and what a call must say so that they do not.
+GUARDS = {"np.load": ("allow_pickle", False), "torch.load": ("weights_only", True)}
+FORBIDDEN = {"os.system", "os.popen", "eval", "exec", "pd.read_pickle", "yaml.load", "to_pickle"}
+
+
+def calls(tree):
+    """Every call in a module: dotted name of what is called, keywords with constant values."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            keywords = {
+                word.arg: word.value.value
+                for word in node.keywords
+                if isinstance(word.value, ast.Constant)
+            }
+            yield ast.unparse(node.func), keywords
+
+
+def find_dangers(text):
+    """What a module does that it must not, in words."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        yield from (f"imports {name}" for name in names if name.split(".")[0] in PICKLES)
+    for name, keywords in calls(tree):
+        if name in FORBIDDEN or name.split(".")[-1] in ("read_pickle", "to_pickle"):
+            yield f"calls {name}"
+        if keywords.get("shell"):
+            yield f"{name} goes through a shell"
+        keyword, wanted = GUARDS.get(name, (None, None))
+        if keyword and keywords.get(keyword) is not wanted:
+            yield f"{name} without {keyword}={wanted}"
+        if keywords.get("host") == "0.0.0.0" or keywords.get("server_name") == "0.0.0.0":
+            yield f"{name} listens on all interfaces"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_pickle_no_shell(path):
+    assert list(find_dangers(SOURCES[path])) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import pandas as pd\npd.read_pickle('x')",
+        "import numpy as np\nnp.load('x')",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "import torch\ntorch.load('x')",
+        "import yaml\nyaml.load('x', yaml.Loader)",
+        "import subprocess\nsubprocess.run('ls', shell=True)",
+        "app.launch(server_name='0.0.0.0')",
+    ],
+)
+def test_the_scan_finds(text):
+    assert list(find_dangers(text))
+
+
+# Placeholders whose text a user writes; Snakemake's :q quotes it for the shell.
+USERS = {"params.model", "params.source"}
+# Placeholders that hold only names and numbers of ours: paths, slugs, fingerprints, counts.
+OURS = {
+    *("log", "threads", "input", "output"),
+    *("wildcards.slug", "wildcards.split"),
+    *("params.size", "params.variants", "params.temperature", "params.merge", "params.variant"),
+}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "workflow/rules").glob("*.smk")), ids=lambda p: p.stem
+)
+def test_what_users_write_is_quoted_for_the_shell(path):
+    for block in re.findall(r'shell:\s+"""(.*?)"""', path.read_text(), re.DOTALL):
+        for name in re.findall(r"\{([^{}]+)\}", block):
+            base = name.removesuffix(":q")
+            if base in USERS:
+                assert name.endswith(":q"), f"{path.name}: {{{name}}} is not quoted"
+            else:
+                assert base in OURS or base.startswith(("input.", "output.")), (
+                    f"{path.name}: {{{name}}}: put it into OURS or USERS of this test"
+                )

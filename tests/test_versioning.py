@@ -1,0 +1,302 @@
+"""DVC beside Snakemake: who keeps what, a second machine, two runs that agree."""
+
+import configparser
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from conftest import ROOT, Project, copy_checkout, job_counts
+from moto.server import ThreadedMotoServer
+from safetensors.numpy import load_file
+from test_workflow import PER_CONCEPT, RULES
+
+from reco.folder import read_table
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+RULES_OF = {
+    stage: re.search(r"--allowed-rules (.*?) -- ", what["cmd"])[1].split()
+    for stage, what in STAGES.items()
+}
+
+
+def test_every_rule_belongs_to_one_stage():
+    known = [rule for rules in RULES_OF.values() for rule in rules]
+    assert len(known) == len(set(known))
+    on_demand = {"figure_archive"}  # the archive of one concept, drawn when asked for
+    named = {name for _, name, _ in RULES}
+    assert named - on_demand <= set(known) <= named | {"all", "archives", "references"}
+
+
+def test_stages_depend_on_the_code_that_their_rules_depend_on():
+    bodies = {name: body for _, name, body in RULES}
+    for stage, rules in RULES_OF.items():
+        deps = {dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")}
+        for rule in rules:
+            for modules in re.findall(r"code\(([^)]*)\)", bodies.get(rule, "")):
+                for module in re.findall(r'"([^"]+)"', modules):
+                    assert f"src/reco/{module}.py" in deps, f"stage {stage}: {module}"
+
+
+def test_parameters_of_stages_exist():
+    config = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for stage in STAGES.values():
+        for name in stage.get("params", []):
+            value = config
+            for part in name.split("."):
+                assert part in value, name
+                value = value[part]
+
+
+def test_dvc_tells_nobody():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / ".dvc/config")
+    assert settings["core"]["analytics"] == settings["core"]["check_update"] == "false"
+
+
+def test_results_in_git_are_those_that_the_readme_shows():
+    readme = (ROOT / "README.md").read_text()
+    shown = re.findall(r"<!-- table: (\S+) -->\n(.*?)\n<!-- /table -->", readme, re.DOTALL)
+    assert shown
+    for path, table in shown:
+        title, made = (ROOT / path).read_text().strip().split("\n\n", 1)
+        assert title.startswith("**") and table.strip() == made
+
+
+def test_results_in_git_come_from_a_commit():
+    run = json.loads((ROOT / "results/stamps/run.json").read_text())
+    assert run["git"]["changed"] == []
+
+
+# ---- a run, recorded by DVC -------------------------------------------------------------------
+
+SMALL = {
+    "device": "cpu",
+    "stamps": {"source": None, "size": 160, "index": 60, "train": 4, "val": 4},
+    "sizes": {"retrieval": 128, "archive": 128, "benchmark": 128},
+    "concepts": ["tiger", "zebra"],
+    "context": ["lake"],
+    "archive_size": 4,
+    "archive_sizes": [2],
+    "crf": {"iterations": 2},
+    "train": {"size": 64, "iterations": 2, "batch": 2},
+}
+
+
+class Checkout:
+    """A git checkout of the project whose default experiment is small."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        programs = Path(sys.executable).parent
+        who = {
+            f"GIT_{role}_{what}": "t@example.org"
+            for role in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        }
+        self.environment = {
+            **os.environ,
+            **who,
+            "PYTHONPATH": str(folder / "src"),
+            "PATH": os.pathsep.join([str(programs), os.environ["PATH"]]),
+        }
+
+    def run(self, *command, code=0, **environment):
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def plan(self):
+        return job_counts(self.run("snakemake", "--dry-run", "--quiet", "host"))
+
+    def configure(self, **changes):
+        file = self.folder / "config/config.yaml"
+        config = yaml.safe_load(file.read_text())
+        for key, value in changes.items():
+            both = isinstance(value, dict) and isinstance(config[key], dict)
+            config[key] = {**config[key], **value} if both else value
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def commit(self, message):
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", message)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A run of `dvc repro`, committed, and pushed to a remote in a folder."""
+    folder = tmp_path_factory.mktemp("versioning")
+    checkout = Checkout(copy_checkout(folder / "first"))
+    checkout.configure(**SMALL)
+    for name in os.listdir(checkout.folder / "results/stamps"):
+        checkout.run("git", "rm", "-r", "--quiet", "--ignore-unmatch", f"results/stamps/{name}")
+    checkout.run("git", "rm", "--quiet", "--ignore-unmatch", "dvc.lock")
+    checkout.commit("small")
+    checkout.run("dvc", "repro", "--quiet")
+    checkout.commit("run")
+    checkout.run("dvc", "remote", "add", "--local", "--default", "storage", str(folder / "remote"))
+    checkout.run("dvc", "push", "--quiet")
+    return checkout
+
+
+def clone(first, folder, remote=None):
+    """A second machine: what git has, and the remote of the first; no data."""
+    first.run("git", "clone", "--quiet", str(first.folder), str(folder))
+    second = Checkout(folder)
+    remote = remote or first.run("dvc", "remote", "list").split()[1]
+    second.run("dvc", "remote", "add", "--local", "--default", "storage", remote)
+    return second
+
+
+def pull(checkout):
+    """The commands of `make pull`, without its installation."""
+    recipe = re.search(r"^pull:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    script = recipe.replace("$(BIN)/", "").replace("\t@", "\t").replace("\\\n", "")
+    return checkout.run("bash", "-ec", script)
+
+
+@pytest.mark.slow
+def test_neither_undoes_the_others_work(recorded):
+    assert recorded.plan() == {}
+    assert recorded.run("dvc", "status", "--quiet") == ""
+    said = recorded.run("dvc", "repro")
+    assert "Running stage" not in said
+    # the other way round: Snakemake runs, DVC records
+    recorded.configure(temperature=12.0)
+    recorded.run("snakemake", "--cores", "2")
+    recorded.run("dvc", "commit", "--force")
+    assert "Running stage" not in recorded.run("dvc", "repro")
+    assert recorded.plan() == {}
+    assert "mean_iou" in recorded.run("dvc", "metrics", "diff", "--all")
+    assert "metrics.csv" in recorded.run(
+        "dvc", "plots", "diff", "--json", "--targets", "results/stamps/metrics.csv"
+    )
+    recorded.run("git", "checkout", "--quiet", ".")
+    recorded.run("dvc", "checkout", "--quiet")
+    assert recorded.run("dvc", "status", "--quiet") == ""
+
+
+@pytest.mark.slow
+def test_a_second_machine_has_nothing_to_do(recorded, tmp_path):
+    second = clone(recorded, tmp_path / "second")
+    # results are in git, and yet a clone without the data runs everything
+    assert (second.folder / "results/stamps/metrics.csv").exists()
+    assert {"fetch", "compose", "embed", "segment", "train", "evaluate", "all"} <= set(
+        second.plan()
+    )
+    pull(second)
+    assert second.plan() == {}
+    assert second.run("git", "status", "--porcelain") == ""
+    said = second.run("reco", "trace", "results/stamps/tables/methods.md")
+    assert "DIFFERS" not in said and "NOT UP TO DATE" not in said and "UNCOMMITTED" not in said
+    assert said.count("as recorded") >= 10
+
+    second.configure(concepts=["tiger", {"name": "zebra", "prompts": ["striped horse"]}])
+    plan = second.plan()
+    assert {rule: plan[rule] for rule in PER_CONCEPT} == {"retrieve": 1, "cosegment": 1}
+    assert not {"fetch", "weights", "compose", "catalog", "embed"} & set(plan)
+    said = second.run("snakemake", "--cores", "2")
+    assert "text for retrieval: 1 of" in said  # the store came along
+    assert second.plan() == {}
+    assert "UNCOMMITTED: config/config.yaml" in second.run(
+        "reco", "trace", "results/stamps/metrics.csv"
+    )
+    table = (second.folder / "results/stamps/tables/methods.md").read_text()
+    assert "Made with uncommitted changes: config/config.yaml." in table
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """Address of a server on loopback that speaks S3 and has a bucket `reco`."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    boto3.client("s3", endpoint_url=address).create_bucket(Bucket="reco")
+    yield address
+    server.stop()
+
+
+@pytest.mark.slow
+def test_a_second_machine_with_s3(recorded, tmp_path, s3):
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    second = clone(recorded, tmp_path / "second", "s3://reco/stamps")
+    recorded.run("dvc", "remote", "add", "--local", "--force", "s3", "s3://reco/stamps")
+    recorded.run("dvc", "remote", "modify", "--local", "s3", "endpointurl", s3)
+    recorded.run("dvc", "push", "--quiet", "--remote", "s3", **keys)
+    second.run("dvc", "remote", "modify", "--local", "storage", "endpointurl", s3)
+    pull(second)
+    assert second.plan() == {}
+
+
+@pytest.mark.slow
+def test_an_experiment_of_dvc(recorded, tmp_path):
+    third = clone(recorded, tmp_path / "third")
+    pull(third)
+    third.run("dvc", "exp", "run", "--name", "three", "-S", "archive_size=3")
+    metrics = read_table(third.folder / "results/stamps/metrics.csv")
+    assert {row["archive_size"] for row in metrics} == {"0", "2", "3"}
+    assert third.plan() == {}
+    assert "three" in third.run("dvc", "exp", "show", "--no-pager")
+    changes = json.loads(third.run("dvc", "params", "diff", "--json"))
+    assert changes["params.yaml"]["archive_size"] == {"old": 4, "new": 3, "diff": -1}
+
+
+# ---- determinism ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_runs_agree(tmp_path):
+    """Equal bytes up to training and equal metrics after it; threads change no seed, no label."""
+    first = Project(tmp_path / "first")
+    second, single = (Project(tmp_path / name, data=first.root) for name in ("second", "single"))
+    first.run()
+    second.run()
+    data = "data/tiny"
+    assert json.loads((first.folder / "results/tiny/run.json").read_text())["seed"] == 0
+    compared = 0
+    for part in ("images", "embeddings", "text", "archives", "features", "references", "masks"):
+        for path in sorted((first.folder / data / part).rglob("[!.]*")):
+            if path.is_file() and "plus" not in path.parts:
+                other = second.folder / path.relative_to(first.folder)
+                assert path.read_bytes() == other.read_bytes(), path
+                compared += 1
+    assert compared > 40
+    for a, b in zip(
+        *(read_table(p.folder / "results/tiny/metrics.csv") for p in (first, second)), strict=True
+    ):
+        assert abs(float(a["mean_iou"]) - float(b["mean_iou"])) <= 0.002, (a, b)
+
+    single.run("--cores", "1", "--until", "segment")
+    for path in sorted((first.folder / data / "archives").glob("*.csv")):
+        names = [
+            [row["path"] for row in read_table(project.folder / data / "archives" / path.name)]
+            for project in (first, single)
+        ]
+        assert names[0] == names[1]
+    for path in sorted((first.folder / data / "references").glob("*.safetensors")):
+        mine, other = (
+            load_file(project.folder / data / "references" / path.name)
+            for project in (first, single)
+        )
+        for name in mine:
+            if name.endswith("seeds"):
+                assert (mine[name] == other[name]).all(), (path, name)
+    for path in sorted((first.folder / data / "masks").rglob("*.png")):
+        if "plus" not in path.parts:
+            other = single.folder / path.relative_to(first.folder)
+            assert path.read_bytes() == other.read_bytes(), path
