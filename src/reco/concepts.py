@@ -20,6 +20,8 @@ class Concept(BaseModel):
         name: what the concept is called, in tables and figures too.
         aliases: other names of the same thing; their prompts are averaged with the name's.
         prompts: sentences to embed instead of the templates of the language-image model.
+        reference: slug of a context concept whose reference embedding it takes over, as the paper
+            has vegetation take that of tree; "" = it is co-segmented itself.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,6 +29,7 @@ class Concept(BaseModel):
     name: str = Field(min_length=1, max_length=200)
     aliases: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    reference: str = ""
 
     @model_validator(mode="before")
     @classmethod

@@ -32,9 +32,9 @@ class StampsIndex(Section):
 
 
 class FolderIndex(Section):
-    """Any folder tree of images; no labels needed."""
+    """Any folder tree of images; no labels needed. Of `imagenet` the folders' names are labels."""
 
-    kind: Literal["folder"]
+    kind: Literal["folder", "imagenet"]
     root: Path = Field(description="folder that is searched for images, at any depth")
     labels: Path | None = Field(
         None,
@@ -50,10 +50,16 @@ class StampsBenchmark(Section):
 
 
 class FolderBenchmark(Section):
-    """classes.txt, images/<split>/** and masks/<split>/**.png under one root."""
+    """Labelled images under one root: our own layout (`folder`), or as a dataset is published."""
 
-    kind: Literal["folder"]
-    root: Path = Field(description="folder that holds classes.txt, images/ and masks/")
+    kind: Literal["folder", "cityscapes", "coco_stuff", "kitti_step", "pascal_context"]
+    root: Path = Field(
+        description="folder that holds classes.txt, images/ and masks/, or what is published"
+    )
+    train_root: Path | None = Field(
+        None,
+        description="coco_stuff: the folder of COCO-Stuff10K, whose train images train ReCo+",
+    )
     train: str = Field("train", description="split whose images (never masks) train ReCo+")
     val: str = Field("val", description="split that is scored")
 
@@ -78,6 +84,11 @@ class Models(Section):
     retrieval: str = Field("packaged", description="language-image model that ranks the index")
     dense: str = Field("packaged", description="language-image model for dense saliency")
     encoder: str = Field("packaged", description="image encoder that is co-segmented")
+    statistics: Literal["own", "imagenet"] = Field(
+        "own",
+        description="mean and deviation of the pixels that the dense model and the encoder get: "
+        "each network's own, or ImageNet's for both, as in the released code",
+    )
 
 
 class Sizes(Section):
@@ -85,7 +96,9 @@ class Sizes(Section):
 
     retrieval: int = Field(256, ge=32, description="index images: shorter side, centre crop")
     archive: int = Field(256, ge=32, description="archive images: shorter side, centre crop")
-    benchmark: int = Field(320, ge=32, description="benchmark images: shorter side, centre crop")
+    benchmark: int | None = Field(
+        320, ge=32, description="benchmark images: shorter side; null = as they are"
+    )
 
 
 class Cosegment(Section):
@@ -158,8 +171,13 @@ class Config(Section):
     seed: int = Field(0, ge=0, description="seed of everything random")
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda, mps")
     index: Annotated[StampsIndex | FolderIndex, Field(discriminator="kind")] = StampsIndex()
-    benchmark: Annotated[StampsBenchmark | FolderBenchmark, Field(discriminator="kind")] = (
-        StampsBenchmark()
+    benchmark: (
+        Annotated[StampsBenchmark | FolderBenchmark, Field(discriminator="kind")] | None
+    ) = StampsBenchmark()
+    geometry: Literal["whole", "released"] = Field(
+        "whole",
+        description="which pixels of an image count: all, resized with antialias; or what the "
+        "released code cuts out and resizes, which differs between benchmarks",
     )
     stamps: Stamps = Stamps()
     concepts: list[Concept] | Path | None = Field(
@@ -180,7 +198,7 @@ class Config(Section):
     temperature: float = Field(10.0, gt=0, description="scale of the cosine in dense saliency")
     cosegment: Cosegment = Cosegment()
     crf: CRF = CRF()
-    train: Train = Train()
+    train: Train | None = Field(Train(), description="ReCo+; null = none is trained")
 
     @field_validator("experiment")
     @classmethod

@@ -1,0 +1,80 @@
+"""Geometry: which pixels of a picture are segmented and scored, and how they are resized.
+
+Two presets, `geometry` in the config. `whole`: all of them, resized with antialias. `released`: what
+the published code does, which differs between the benchmarks: the shorter side to 320 and a centre
+crop, by the nearest pixel on Cityscapes and COCO-Stuff, bilinear on PASCAL-Context; KITTI-STEP as
+it is. (On Cityscapes that is the middle half of the street, in jagged pictures.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from reco.config import Config
+from reco.errors import RecoError
+
+NEAREST, BILINEAR, BICUBIC = (
+    Image.Resampling.NEAREST,
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BICUBIC,
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A way from a picture, or its labels, to what is segmented and scored.
+
+    Attributes:
+        size: pixels of the shorter side; None = as it is.
+        crop: whether the centre square is cut out afterwards.
+        resample: how pictures are resized; labels always by the nearest pixel.
+    """
+
+    size: int | None
+    crop: bool = False
+    resample: Image.Resampling = BICUBIC
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """The part of a picture that counts, resized."""
+        return self._cut(image, self.resample)
+
+    def labels(self, labels: np.ndarray) -> np.ndarray:
+        """The same pixels of (h, w) integer labels."""
+        return np.asarray(self._cut(Image.fromarray(labels.astype(np.int32)), NEAREST))
+
+    def _cut(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
+        if self.size is not None:
+            # torchvision, and so the released code, cuts fractions off
+            whole = int if self.crop else round
+            shorter = min(image.size)
+            wanted = (
+                max(1, whole(self.size * image.width / shorter)),
+                max(1, whole(self.size * image.height / shorter)),
+            )
+            image = image if wanted == image.size else image.resize(wanted, resample)
+        if self.crop:
+            side = min(image.size)
+            left, top = (round((length - side) / 2) for length in image.size)
+            image = image.crop((left, top, left + side, top + side))
+        return image
+
+
+def choose_geometry(config: Config) -> Geometry:
+    """The geometry of an experiment's benchmark images.
+
+    Raises:
+        RecoError: `released` for a benchmark that the published code does not know.
+    """
+    size, kind = config.sizes.benchmark, config.benchmark.kind if config.benchmark else "none"
+    if config.geometry == "whole":
+        return Geometry(size)
+    if kind in ("cityscapes", "coco_stuff"):
+        return Geometry(size, crop=True, resample=NEAREST)
+    if kind == "pascal_context":
+        return Geometry(size, crop=True, resample=BILINEAR)
+    if kind == "kitti_step":
+        return Geometry(None)
+    raise RecoError(
+        f"geometry: the released code has none for the benchmark {kind!r}: write geometry: whole"
+    )
