@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from reco.datasets import check_sizes, class_names
 from reco.errors import RecoError
 from reco.files import sha256
-from reco.folder import find_images, pair_masks, read_mask, write_table
+from reco.folder import find_images, read_table, write_table
 from reco.progress import LOG, track
+from reco.split import Split
 
 
 def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
@@ -28,24 +30,32 @@ def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
     )
 
 
-def catalog_split(
-    root: Path, split: str, classes: list[str], table: Path, *, need_masks: bool
-) -> None:
+def label_index(index: Path, table: Path) -> None:
+    """Write what the images of ImageNet show, which their folders name: path, concepts.
+
+    Args:
+        index: CSV of `catalog_index`.
+    """
+    rows = ((row["path"], ";".join(class_names(row["path"]))) for row in read_table(index))
+    write_table(table, ["path", "concepts"], rows)
+
+
+def catalog_split(split: Split, table: Path, *, need_masks: bool) -> None:
     """List a split: image, mask (may be empty), prediction (name of the predicted mask), digests.
 
     Every mask is read once, so that a bad label is found now and not after an hour of work.
 
     Raises:
-        RecoError: images and masks that do not pair, or a label id beyond the classes.
+        RecoError: images and masks that do not pair or differ in size, or a wrong label.
     """
-    pairs = pair_masks(root, split, need_masks=need_masks)
+    root, reader = split.root, split.reader
     rows = []
-    for image, mask in track(pairs, f"list {split}"):
+    for image, mask in track(reader.pairs(root, split.name, need_masks), f"list {split.name}"):
         if mask:
-            read_mask(root / mask, len(classes))
-        stem = image.split("/", 2)[2].rsplit(".", 1)[0]
+            check_sizes(root / image, root / mask)
+            reader.read_mask(root / mask)
         mask_key = _key(root / mask) if mask else ""
-        rows.append((image, mask, f"{stem}.png", _key(root / image), mask_key))
+        rows.append((image, mask, reader.prediction_name(image), _key(root / image), mask_key))
     write_table(table, ["image", "mask", "prediction", "key", "mask_key"], rows)
 
 

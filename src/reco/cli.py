@@ -33,6 +33,8 @@ CONFIG = click.option(
     show_envvar=True,
     help="Config of the experiment.",
 )
+PLUS = click.option("--plus", type=FILE, help="Masks of `reco segment-plus`, if it was trained.")
+SPLIT = click.option("--split", type=click.Choice(["train", "val"]), required=True)
 WORKERS = click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes to use."
 )
@@ -154,23 +156,26 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
 @commands.command()
 @CONFIG
 @click.option("--index", type=FILE, required=True, help="CSV to write: images of the index.")
-@click.option("--train", type=FILE, required=True, help="CSV to write: images of the train split.")
-@click.option("--val", type=FILE, required=True, help="CSV to write: images of the val split.")
-def catalog(config_file: Path, index: Path, train: Path, val: Path) -> None:
-    """List and check the images of the index and of both splits."""
-    from reco.catalog import catalog_index, catalog_split
+@click.option("--labels", type=FILE, help="CSV to write: what they show, where folders tell it.")
+def catalog(config_file: Path, index: Path, labels: Path | None) -> None:
+    """List the images of the index."""
+    from reco.catalog import catalog_index, label_index
 
     experiment = _experiment(config_file)
-    largest = experiment.config.all_archive_sizes[-1]
-    catalog_index(experiment.index_root, index, largest)
-    for role, table in (("train", train), ("val", val)):
-        catalog_split(
-            experiment.benchmark_root,
-            experiment.split(role),
-            experiment.classes,
-            table,
-            need_masks=role == "val",
-        )
+    catalog_index(experiment.index_root, index, experiment.config.all_archive_sizes[-1])
+    if labels:
+        label_index(index, labels)
+
+
+@commands.command("catalog-split")
+@CONFIG
+@SPLIT
+@click.option("--images", type=FILE, required=True, help="CSV to write: images of the split.")
+def catalog_split(config_file: Path, split: str, images: Path) -> None:
+    """List and check the images of a split, and its masks."""
+    from reco.catalog import catalog_split
+
+    catalog_split(_experiment(config_file).split(split), images, need_masks=split == "val")
 
 
 # ---- embed ------------------------------------------------------------------------------------
@@ -274,7 +279,7 @@ def cosegment(
 
 @commands.command()
 @CONFIG
-@click.option("--split", type=click.Choice(["train", "val"]), required=True)
+@SPLIT
 @images_option("images of the split")
 @click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
 @WORKERS
@@ -283,11 +288,12 @@ def segment(config_file: Path, split: str, images: Path, masks: Path, workers: i
     from reco.segment import segment_split
 
     experiment = _experiment(config_file)
+    settings = experiment.config.train
     if split == "val":
-        segment_split(experiment, images, experiment.zero_shot, masks, workers)
+        segment_split(experiment, split, images, experiment.zero_shot, masks, workers)
     else:
-        keep = experiment.config.train.keep
-        segment_split(experiment, images, [experiment.best], masks, workers, keep)
+        keep = settings.keep if settings else 1
+        segment_split(experiment, split, images, [experiment.best], masks, workers, keep)
 
 
 @commands.command()
@@ -329,7 +335,7 @@ def segment_plus(
 @CONFIG
 @images_option("images of the val split")
 @click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment`.")
-@click.option("--plus", type=FILE, required=True, help="Masks of `reco segment-plus`.")
+@PLUS
 @click.option("--metrics", type=FILE, required=True, help="CSV to write: a row per method.")
 @click.option("--per-class", type=FILE, required=True, help="CSV to write: per method and class.")
 @click.option("--summary", type=FILE, required=True, help="JSON to write: the main methods.")
@@ -337,7 +343,7 @@ def evaluate(
     config_file: Path,
     images: Path,
     zero_shot: Path,
-    plus: Path,
+    plus: Path | None,
     metrics: Path,
     per_class: Path,
     summary: Path,
@@ -349,15 +355,9 @@ def evaluate(
 
     experiment = _experiment(config_file)
     methods = [(method, zero_shot / method.slug) for method in experiment.zero_shot]
-    methods += [(method, plus / method.slug) for method in experiment.plus]
-    rows, class_rows = evaluate(
-        methods,
-        experiment.benchmark_root,
-        images,
-        experiment.classes,
-        experiment.labels,
-        experiment.split("val"),
-    )
+    if plus:
+        methods += [(method, plus / method.slug) for method in experiment.plus]
+    rows, class_rows = evaluate(methods, experiment.split("val"), images, experiment.scored)
     write_table(metrics, METRICS, rows)
     write_table(per_class, PER_CLASS, class_rows)
     write_json(summary, summarize(read_table(metrics), experiment.best))
@@ -376,7 +376,9 @@ def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
     experiment = _experiment(config_file)
     rows = []
     if experiment.index_labels:
-        archives = [(c.name, Path(experiment.archive(c.slug))) for c in experiment.targets]
+        archives = [
+            (c.name, Path(experiment.archive(c.slug))) for c in experiment.targets if not c.reference
+        ]
         largest = experiment.config.all_archive_sizes[-1]
         rows = precision(archives, experiment.index_labels, range(1, largest + 1))
     write_table(retrieval, RETRIEVAL, rows)
@@ -551,7 +553,7 @@ def figure_archives(
 @CONFIG
 @images_option("images of the val split")
 @click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment`.")
-@click.option("--plus", type=FILE, required=True, help="Masks of `reco segment-plus`.")
+@PLUS
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Images.")
 @RUN
 @FILES
@@ -559,7 +561,7 @@ def figure_predictions(
     config_file: Path,
     images: Path,
     zero_shot: Path,
-    plus: Path,
+    plus: Path | None,
     count: int,
     run: Path,
     files: tuple[Path, ...],
@@ -576,13 +578,13 @@ def figure_predictions(
 
     experiment = _experiment(config_file)
     methods = prediction_methods(experiment)
-    folders = [(plus if m.method == "reco_plus" else zero_shot) / m.slug for m in methods]
-    chosen = choose_predictions(
-        experiment.benchmark_root, read_table(images), folders, len(experiment.classes), count
-    )
+    folders = [zero_shot / method.slug for method in methods if method.method != "reco_plus"]
+    if plus:
+        folders += [plus / method.slug for method in methods if method.method == "reco_plus"]
+    chosen = choose_predictions(experiment.split("val"), read_table(images), folders, count)
     names = [method_name(method.method, method.crf) for method in methods]
     write_figure(
-        predictions_figure(chosen, names, experiment.labels), *files, remark=uncommitted(run)
+        predictions_figure(chosen, names, experiment.scored), *files, remark=uncommitted(run)
     )
 
 

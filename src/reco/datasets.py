@@ -16,7 +16,7 @@ from PIL import Image
 
 from reco.config import read_yaml
 from reco.errors import RecoError
-from reco.folder import IGNORE, find_images
+from reco.folder import IGNORE, find_images, pair_masks, read_mask
 
 LABELS = "config/labels"
 UNKNOWN = -2  # in `Dataset.ids`: a value that no mask may hold
@@ -374,6 +374,24 @@ def class_names(image: str) -> tuple[str, ...]:
         )
     name = imagenet_names()[wnid]
     return () if name in reader.options["dropped"] else (name,)
+
+
+class Folder(Dataset):
+    """Our own layout, see `reco.folder`; its names are given, for it has no label file."""
+
+    kind = "folder"
+
+    def pairs(self, root: str | Path, split: str, need_masks: bool) -> list[tuple[str, str]]:
+        """As in `Dataset`; a split that has any mask must have one for every image."""
+        return pair_masks(root, split, need_masks=need_masks)
+
+    def read_mask(self, path: str | Path) -> np.ndarray:
+        """As in `Dataset`; 8 or 16 bits."""
+        return read_mask(path, len(self.classes))
+
+    def prediction_name(self, image: str) -> str:
+        """The image's path below images/<split>/, as .png."""
+        return image.split("/", 2)[2].rsplit(".", 1)[0] + ".png"
 
 
 READERS: dict[str, type[Dataset]] = {

@@ -72,7 +72,7 @@ def embed_archives(experiment: Experiment) -> None:
     of the encoder features.
     """
     config = experiment.config
-    archives = {slug: read_table(experiment.archive(slug)) for slug in experiment.concepts}
+    archives = {slug: read_table(experiment.archive(slug)) for slug in experiment.sources}
     items = {
         row["key"]: experiment.index_root / row["path"]
         for rows in archives.values()

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from reco.errors import RecoError
 from reco.experiment import Method
-from reco.folder import read_mask, read_table
+from reco.folder import read_table
 from reco.metrics import ConfusionMatrix
 from reco.progress import track
+from reco.split import Row, Split
 
 METRICS = (
     "method",
@@ -27,30 +27,27 @@ RETRIEVAL = ("concept", "k", "precision", "in_index")
 PER_CLASS = (*METRICS[:6], "class", "iou", "accuracy", "pixels")
 
 
-def score(
-    masks: Path, root: Path, images: Sequence[dict[str, str]], classes: int, labels: int
-) -> ConfusionMatrix:
+def score(masks: Path, split: Split, images: Sequence[Row], labels: int) -> ConfusionMatrix:
     """Compare a folder of predicted masks with the ground truth of a split.
 
-    The ground truth is resized (nearest) to the prediction, which has the size of the network's
-    input: `sizes.benchmark` in the config.
+    Both are compared at the size of the prediction, which the split's geometry gives.
 
     Args:
-        masks: folder of predictions, a PNG per image, named like its mask.
-        root: benchmark folder.
-        images: rows with `mask` and `prediction`, paths below `root` and `masks`.
-        classes: label ids of the benchmark.
-        labels: label ids that may be predicted, at least `classes`.
+        masks: folder of predictions, a PNG per image.
+        images: the list of the split.
+        labels: label ids that are scored, the benchmark's and those of further concepts.
+
+    Raises:
+        RecoError: a prediction is missing or has another size.
     """
     matrix = ConfusionMatrix(labels)
     for row in images:
-        truth = read_mask(root / row["mask"], classes)
-        with Image.open(masks / row["prediction"]) as image:
-            guess = np.asarray(image).astype(np.int64)
+        truth, guess = split.truth(row), split.guess(masks, row)
         if truth.shape != guess.shape:
-            height, width = guess.shape
-            resized = Image.fromarray(truth).resize((width, height), Image.Resampling.NEAREST)
-            truth = np.asarray(resized)
+            raise RecoError(
+                f"{masks / row['prediction']}: {guess.shape} pixels, the ground truth has "
+                f"{truth.shape}: segment again"
+            )
         matrix.update(truth, guess)
     return matrix
 
@@ -88,26 +85,27 @@ def mean_precision(
 
 
 def evaluate(
-    methods: Sequence[tuple[Method, Path]],
-    root: Path,
-    images: Path,
-    classes: Sequence[str],
-    labels: Sequence[str],
-    split: str,
+    methods: Sequence[tuple[Method, Path]], split: Split, images: Path, names: Sequence[str]
 ) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
-    """Score every method: rows of metrics.csv and of per_class.csv."""
+    """Score every method: rows of metrics.csv and of per_class.csv.
+
+    Args:
+        methods: with the folder of their masks.
+        images: CSV of `reco catalog-split`.
+        names: of the label ids that are scored.
+    """
     rows = read_table(images)
     if not all(row["mask"] for row in rows):
         raise RecoError(f"{images}: images without masks cannot be scored")
     metrics: list[tuple[object, ...]] = []
     per_class: list[tuple[object, ...]] = []
     for method, masks in track(methods, "evaluate", unit="method"):
-        matrix = score(masks, root, rows, len(classes), len(labels))
-        key = (method.method, method.lgc, method.ce, method.crf, method.archive_size, split)
+        matrix = score(masks, split, rows, len(names))
+        key = (method.method, method.lgc, method.ce, method.crf, method.archive_size, split.name)
         scores = (matrix.mean_iou, matrix.pixel_accuracy, matrix.mean_accuracy)
         metrics.append((*key, *(f"{value:.6f}" for value in scores)))
         pixels = matrix.counts.sum(1)
-        for label, name in enumerate(labels):
+        for label, name in enumerate(names):
             iou, accuracy = matrix.iou[label], matrix.accuracy[label]
             per_class.append((*key, name, f"{iou:.6f}", f"{accuracy:.6f}", pixels[label]))
     return metrics, per_class

@@ -13,10 +13,13 @@ import numpy as np
 
 import reco
 from reco.concepts import Concept, check_slugs
-from reco.config import Config, FolderBenchmark, FolderIndex, read_yaml
+from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_yaml
+from reco.datasets import Dataset, Folder, dataset
 from reco.errors import RecoError
 from reco.files import fingerprint, sha256
 from reco.folder import read_classes, read_table, scan
+from reco.geometry import choose_geometry
+from reco.split import Split
 
 PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
@@ -83,7 +86,8 @@ class Experiment:
     @property
     def composed(self) -> bool:
         """Whether any images of this experiment are composed scenes."""
-        return self.config.index.kind == "stamps" or self.config.benchmark.kind == "stamps"
+        benchmark = self.config.benchmark
+        return self.config.index.kind == "stamps" or isinstance(benchmark, StampsBenchmark)
 
     @property
     def index_root(self) -> Path:
@@ -92,24 +96,37 @@ class Experiment:
         return index.root if isinstance(index, FolderIndex) else Path(self.scenes, "index")
 
     @property
-    def benchmark_root(self) -> Path:
-        """Folder of classes.txt, images/ and masks/."""
-        benchmark = self.config.benchmark
-        if isinstance(benchmark, FolderBenchmark):
-            return benchmark.root
-        return Path(self.scenes, "benchmark")
-
-    @property
     def index_labels(self) -> Path | None:
         """CSV that says what index images show, where that is known."""
         index = self.config.index
         if isinstance(index, FolderIndex):
-            return index.labels
+            named = index.kind == "imagenet"
+            return Path(self.data, "images/index_labels.csv") if named else index.labels
         return Path(self.scenes, "index_labels.csv")
 
-    def split(self, role: str) -> str:
-        """Name of the folder of the `train` or `val` split."""
-        return getattr(self.config.benchmark, role, role)
+    @cached_property
+    def reader(self) -> Dataset:
+        """The reader of the benchmark, which knows its names; without one, nothing is scored."""
+        benchmark = self.config.benchmark
+        if isinstance(benchmark, FolderBenchmark):
+            if benchmark.kind != "folder":
+                return dataset(benchmark.kind)
+            names = tuple(read_classes(benchmark.root))
+        elif benchmark:
+            names = tuple(dict.fromkeys(row["concept"] for row in read_table(CUTOUTS)))
+        else:
+            names = ()
+        return Folder(classes=names, predicted=names, page="config/README.md")
+
+    def split(self, role: str) -> Split:
+        """The `train` or the `val` split of the benchmark."""
+        benchmark, geometry = self.config.benchmark, choose_geometry(self.config)
+        if isinstance(benchmark, FolderBenchmark):
+            if role == "train" and benchmark.train_root:
+                # COCO-Stuff's val is scored, COCO-Stuff10K's train images are learned from.
+                return Split(dataset("coco_stuff10k"), benchmark.train_root, "train", geometry)
+            return Split(self.reader, benchmark.root, getattr(benchmark, role), geometry)
+        return Split(self.reader, Path(self.scenes, "benchmark"), role, geometry)
 
     def store(self, what: str, spec: str, version: str, size: int | None = None) -> str:
         """Folder of the store of `what` a model gives: global, dense, encoder, text-<role>.
@@ -147,13 +164,6 @@ class Experiment:
     # ---- concepts -----------------------------------------------------------------------------
 
     @cached_property
-    def classes(self) -> list[str]:
-        """Names of the benchmark's labels, by id."""
-        if self.config.benchmark.kind == "folder":
-            return read_classes(self.benchmark_root)
-        return list(dict.fromkeys(row["concept"] for row in read_table(CUTOUTS)))
-
-    @cached_property
     def targets(self) -> list[Concept]:
         """The concepts that are predicted, in the order of the labels, further ones after."""
         concepts = self.config.concepts
@@ -162,19 +172,52 @@ class Experiment:
             if not isinstance(entries, list):
                 raise RecoError(f"{concepts}: must be a YAML list of concepts")
             concepts = Config.model_validate({"concepts": entries}).concepts
-        if not isinstance(concepts, list):  # None: the classes of the benchmark
-            concepts = [Concept(name=name) for name in self.classes]
+        if not isinstance(concepts, list):  # None: the names of the benchmark
+            concepts = self._known_concepts
         if not concepts:
             raise RecoError("concepts: none given: list at least one name")
         check_slugs(concepts)
-        place = {name: label for label, name in enumerate(self.classes)}
+        context = {concept.slug for concept in self.config.context}
+        for concept in concepts:
+            if concept.reference and concept.reference not in context:
+                raise RecoError(
+                    f"concept {concept.name!r}: reference {concept.reference!r} is no context "
+                    f"concept: one of {', '.join(sorted(context)) or 'none'}"
+                )
+        place = {name: label for label, name in enumerate(self.reader.predicted)}
         return sorted(concepts, key=lambda concept: place.get(concept.name, len(place)))
+
+    @property
+    def _known_concepts(self) -> list[Concept]:
+        """The names that the benchmark predicts, or that the index knows where there is none."""
+        if self.config.benchmark is None and self.config.index.kind == "imagenet":
+            return [Concept(name=name) for name in dataset("imagenet").classes]
+        context = {concept.name: concept.slug for concept in self.config.context}
+        taken = {
+            name: context[other]
+            for name, other in self.reader.context.items()
+            if other in context and name not in context
+        }
+        return [
+            Concept(name=name, reference=taken.get(name, "")) for name in self.reader.predicted
+        ]
 
     @cached_property
     def labels(self) -> list[str]:
-        """Names of all label ids: the benchmark's classes, then concepts that it does not have."""
-        known = set(self.classes)
-        return self.classes + [c.name for c in self.targets if c.name not in known]
+        """Names of all predicted ids: the benchmark's, then concepts that it does not have."""
+        known = list(self.reader.predicted)
+        further = [concept.name for concept in self.targets if concept.name not in known]
+        if further and self.reader.merge is not None:
+            raise RecoError(
+                f"concepts: {', '.join(further)}: not predicted on this benchmark, which merges "
+                "its own names for scoring: leave them out"
+            )
+        return known + further
+
+    @property
+    def scored(self) -> list[str]:
+        """Names of the label ids that are scored: `labels`, or what the benchmark merges them to."""
+        return self.labels if self.reader.merge is None else list(self.reader.classes)
 
     @cached_property
     def target_labels(self) -> np.ndarray:
@@ -203,6 +246,16 @@ class Experiment:
         context = [concept.slug for concept in self.config.context]
         return context[: context.index(slug)] if slug in context else context
 
+    @cached_property
+    def sources(self) -> list[str]:
+        """Slugs of the concepts that are retrieved and co-segmented: all but those that take over
+        the reference of another."""
+        return [slug for slug, concept in self.concepts.items() if not concept.reference]
+
+    def source(self, slug: str) -> str:
+        """Slug of the concept whose archive and reference serve a concept."""
+        return self.concepts[slug].reference or slug
+
     # ---- files of a concept -------------------------------------------------------------------
 
     def text(self, slug: str) -> str:
@@ -211,15 +264,18 @@ class Experiment:
 
     def archive(self, slug: str) -> str:
         """Archive of a concept: its best images, ranked."""
-        return self._name("archives", slug, "csv", self._archive(slug))
+        source = self.source(slug)
+        return self._name("archives", source, "csv", self._archive(source))
 
     def features(self, slug: str) -> str:
         """Where the features of a concept's archive are in the store."""
-        return self._name("features", slug, "csv", self._features(slug))
+        source = self.source(slug)
+        return self._name("features", source, "csv", self._features(source))
 
     def reference(self, slug: str) -> str:
         """Reference embeddings, seeds and support of a concept."""
-        return self._name("references", slug, "safetensors", self._references[slug])
+        source = self.source(slug)
+        return self._name("references", source, "safetensors", self._references[source])
 
     def _name(self, folder: str, slug: str, suffix: str, mark: str) -> str:
         return f"{self.data}/{folder}/{slug}.{mark}.{suffix}"
@@ -249,7 +305,7 @@ class Experiment:
             _code("cosegment", "reference"),
         ]
         marks: dict[str, str] = {}
-        for slug in self.concepts:
+        for slug in self.sources:
             before = [marks[context] for context in self.context_before(slug)]
             marks[slug] = fingerprint([self._features(slug), before, settings])
         return marks
@@ -261,6 +317,7 @@ class Experiment:
         return {
             "models": [self.model("dense"), self.model("encoder")],
             "size": config.sizes.benchmark,
+            "geometry": config.geometry,
             "temperature": config.temperature,
             "crf": config.crf.model_dump(mode="json"),
             "labels": self.labels,
@@ -300,8 +357,10 @@ class Experiment:
 
     @property
     def plus(self) -> list[Method]:
-        """ReCo+ without and with the CRF."""
+        """ReCo+ without and with the CRF; nothing where it is not trained."""
         best = self.best
+        if self.config.train is None:
+            return []
         return [
             Method("reco_plus", best.lgc, best.ce, crf, best.archive_size) for crf in (False, True)
         ]
@@ -312,20 +371,23 @@ def images_state(experiment: Experiment) -> dict[str, str]:
 
     Of composed scenes only names and sizes count, for times change where they are copied.
     """
-    roots = {
+    config = experiment.config
+    splits = [experiment.split(role) for role in ("train", "val")] if config.benchmark else []
+    folders = {
         "index": [experiment.index_root],
         "benchmark": [
-            experiment.benchmark_root / part / experiment.split(role)
-            for part in ("images", "masks")
-            for role in ("train", "val")
-        ],
+            split.root / part / split.name for part in ("images", "masks") for split in splits
+        ]
+        if experiment.reader.kind == "folder"
+        else list(dict.fromkeys(split.root for split in splits)),
+    }
+    composed = {
+        "index": config.index.kind == "stamps",
+        "benchmark": isinstance(config.benchmark, StampsBenchmark),
     }
     return {
-        name: scan(
-            *(root for root in folders if root.is_dir()),
-            times=getattr(experiment.config, name).kind != "stamps",
-        )
-        for name, folders in roots.items()
+        name: scan(*(root for root in roots if root.is_dir()), times=not composed[name])
+        for name, roots in folders.items()
     }
 
 

@@ -30,8 +30,9 @@ from scipy.ndimage import binary_dilation
 
 from reco.experiment import Experiment, Method
 from reco.files import atomic
-from reco.folder import IGNORE, read_image, read_mask, read_table
+from reco.folder import IGNORE, read_image, read_table
 from reco.progress import track
+from reco.split import Row, Split
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -262,53 +263,38 @@ class Prediction:
 
 
 def prediction_methods(experiment: Experiment) -> list[Method]:
-    """What is shown side by side: DenseCLIP, ReCo, ReCo with CRF, ReCo+ with CRF."""
+    """What is shown side by side: DenseCLIP, ReCo, ReCo with CRF, ReCo+ with CRF if trained."""
     best = experiment.best
     plain = Method("reco", best.lgc, best.ce, False, best.archive_size)
-    return [Method("denseclip", False, False, False, 0), plain, best, experiment.plus[-1]]
+    return [Method("denseclip", False, False, False, 0), plain, best, *experiment.plus[-1:]]
 
 
-def read_prediction(
-    root: Path, row: Mapping[str, str], folders: Sequence[Path], classes: int
-) -> Prediction:
-    """Read an image of the val split at the size at which it was predicted.
+def read_prediction(split: Split, row: Row, folders: Sequence[Path]) -> Prediction:
+    """Read an image of a split at the size at which it was predicted.
 
     Args:
-        root: benchmark folder.
-        row: of the list of the split (image, mask, prediction).
+        row: of the list of the split.
         folders: of masks, one per method.
-        classes: label ids of the benchmark.
     """
-    guesses = []
-    for folder in folders:
-        with Image.open(folder / row["prediction"]) as image:
-            guesses.append(np.asarray(image).astype(np.int32))
-    height, width = guesses[0].shape
-    truth = Image.fromarray(read_mask(root / row["mask"], classes))
-    picture = read_image(root / row["image"])
     return Prediction(
         Path(row["prediction"]).stem,
-        np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)),
-        np.asarray(truth.resize((width, height), Image.Resampling.NEAREST)),
-        guesses,
+        np.asarray(split.picture(row)),
+        split.truth(row),
+        [split.guess(folder, row) for folder in folders],
     )
 
 
 def choose_predictions(
-    root: Path,
-    rows: Sequence[Mapping[str, str]],
-    folders: Sequence[Path],
-    classes: int,
-    count: int,
+    split: Split, rows: Sequence[Row], folders: Sequence[Path], count: int
 ) -> list[Prediction]:
     """`count` images at even steps from the best mean accuracy of the methods to the worst."""
     by_name = {row["prediction"]: row for row in rows}
     accuracy = {
-        name: float(np.mean(read_prediction(root, row, folders, classes).accuracies))
+        name: float(np.mean(read_prediction(split, row, folders).accuracies))
         for name, row in track(by_name.items(), "choose images", total=len(by_name))
     }
     return [
-        read_prediction(root, by_name[name], folders, classes)
+        read_prediction(split, by_name[name], folders)
         for name in spread(list(by_name), accuracy, count)
     ]
 
@@ -321,7 +307,7 @@ def predictions_figure(
 
     Args:
         methods: names of the methods, in the order of `Prediction.guesses`.
-        labels: names of label ids.
+        labels: names of the scored label ids.
     """
     # Rows have the shape of their picture, but room for the legend.
     shapes = [np.clip(len(p.picture) / p.picture.shape[1], 0.75, 1.6) for p in predictions]

@@ -25,7 +25,7 @@ from reco.device import resolve_device
 from reco.embed import roles_by_model
 from reco.errors import RecoError
 from reco.experiment import Experiment, Method
-from reco.folder import IGNORE, read_image, read_table, write_labels
+from reco.folder import IGNORE, read_table, write_labels
 from reco.models import Output, load
 from reco.progress import track
 from reco.refine import refine, shrink, use_one_thread
@@ -236,6 +236,7 @@ def least_salient(maps: Tensor, share: float) -> np.ndarray:
 
 def segment_split(
     experiment: Experiment,
+    role: str,
     images: Path,
     methods: Sequence[Method],
     masks: Path,
@@ -245,7 +246,8 @@ def segment_split(
     """Segment the images of a split.
 
     Args:
-        images: CSV of `reco catalog` (image, prediction).
+        role: train or val.
+        images: CSV of `reco catalog-split` (image, prediction).
         methods: what to predict; masks go to `<masks>/<method>/<prediction>`, label ids as values.
         workers: processes for the CRF.
         keep: see `segment`.
@@ -262,7 +264,7 @@ def segment_split(
             outputs |= models[spec].encode(models[spec].preprocess(image, crop=False)[None], kinds)
         return outputs["encoder"], outputs["dense"]
 
-    pictures = read_pictures(experiment, images)
+    pictures = read_pictures(experiment.split(role), images)
     total = len(read_table(images))
     with mask_writer(masks, experiment.target_labels, config.crf, workers) as writer:
         knowledge = read_knowledge(experiment, device)
@@ -271,27 +273,17 @@ def segment_split(
             pass
 
 
-def read_pictures(experiment: Experiment, images: Path) -> Iterator[tuple[str, np.ndarray]]:
+def read_pictures(split: Split, images: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Name of the mask and picture of every image of a split, decoded ahead in threads.
-
-    Pictures keep their shape; the shorter side gets `sizes.benchmark` pixels.
 
     Raises:
         RecoError: an image cannot be read: a benchmark is whole or it is no benchmark.
     """
-    root, size = experiment.benchmark_root, experiment.config.sizes.benchmark
 
     def read(row: dict[str, str]) -> tuple[str, np.ndarray]:
-        return row["prediction"], np.array(resize_shorter(read_image(root / row["image"]), size))
+        return row["prediction"], np.array(split.picture(row))
 
     return ahead(read_table(images), read, workers=2, most=8)
-
-
-def resize_shorter(image: Image.Image, size: int) -> Image.Image:
-    """Resize so that the shorter side has `size` pixels (bicubic, antialiased)."""
-    scale = size / min(image.size)
-    wanted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image if wanted == image.size else image.resize(wanted, Image.Resampling.BICUBIC)
 
 
 def read_knowledge(experiment: Experiment, device: str) -> Knowledge:

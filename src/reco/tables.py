@@ -115,9 +115,9 @@ def provenance(experiment: Experiment, what: str) -> str:
 
 def provenance_of_split(experiment: Experiment, images: Path) -> str:
     """The same for a table of scores; `images` is the list of the val split."""
-    split, count = experiment.split("val"), len(read_table(images))
+    name, count = experiment.split("val").name, len(read_table(images))
     return provenance(
-        experiment, f"split {split}: {count} images, {len(experiment.labels)} classes"
+        experiment, f"split {name}: {count} images, {len(experiment.scored)} classes"
     )
 
 

@@ -104,9 +104,16 @@ class PseudoMasks(Dataset):
         images: paths of images and of their pseudo-masks.
         settings: size of the crops, number of steps and of images a step, encoder.
         seed: of order and augmentation; images recur in a new order each time round.
+        geometry: of the images, before augmentation; that of the masks.
     """
 
-    def __init__(self, images: Sequence[tuple[Path, Path]], settings: Train, seed: int) -> None:
+    def __init__(
+        self,
+        images: Sequence[tuple[Path, Path]],
+        settings: Train,
+        seed: int,
+        geometry: Geometry = AS_THEY_ARE,
+    ) -> None:
         length, size = settings.iterations * settings.batch, settings.size
         jitter = settings.jitter
         rng = np.random.default_rng(seed)
@@ -114,7 +121,7 @@ class PseudoMasks(Dataset):
         order = np.concatenate([rng.permutation(len(images)) for _ in range(rounds)])
         self.tasks = [images[i] for i in order[:length]]
         self.seeds = rng.integers(2**31, size=length).tolist()
-        self.size, self.scale = size, settings.scale
+        self.size, self.scale, self.geometry = size, settings.scale, geometry
         kernel = max(3, size // 10 // 2 * 2 + 1)  # a tenth of the side, and odd
         self.augment = v2.Compose(
             [
@@ -130,7 +137,7 @@ class PseudoMasks(Dataset):
         return len(self.tasks)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        image, mask = read_pair(*self.tasks[i])
+        image, mask = read_pair(*self.tasks[i], self.geometry)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seeds[i])
             return self.augment(*crop_scaled(image, mask, self.size, self.scale))
@@ -162,10 +169,12 @@ def crop_scaled(
     )
 
 
-def read_pair(image: Path, mask: Path, classes: int = 65535) -> tuple[ImageTensor, Mask]:
+def read_pair(
+    image: Path, mask: Path, geometry: Geometry = AS_THEY_ARE
+) -> tuple[ImageTensor, Mask]:
     """Read an image, at the size of its pseudo-mask, with that mask (int32, IGNORE = -1)."""
-    labels = read_mask(mask, classes)
-    picture = read_image(image)
+    labels = read_mask(mask, classes=65535)
+    picture = geometry.picture(read_image(image))
     height, width = labels.shape
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
@@ -185,12 +194,14 @@ def train(
     seed: int,
     device: str,
     workers: int = 1,
+    geometry: Geometry = AS_THEY_ARE,
 ) -> Iterator[tuple[int, float, float]]:
     """Train in place; yields (step from 1, loss, learning rate of the head).
 
     Args:
         images: paths of images and pseudo-masks (label ids).
         workers: processes that read and augment.
+        geometry: see `PseudoMasks`.
 
     Raises:
         RecoError: the loss is not finite.
@@ -203,7 +214,8 @@ def train(
     else:
         model.encoder.eval().requires_grad_(False)
     optimiser = torch.optim.Adam(groups, lr=settings.lr, betas=(0.9, 0.999), weight_decay=2e-4)
-    loader = DataLoader(PseudoMasks(images, settings, seed), settings.batch, num_workers=workers)
+    crops = PseudoMasks(images, settings, seed, geometry)
+    loader = DataLoader(crops, settings.batch, num_workers=workers)
     for step, (pixels, masks) in enumerate(loader):
         rate = learning_rate(step, settings.iterations, settings.lr)
         for group, share in zip(optimiser.param_groups, (1, settings.backbone_lr), strict=False):
@@ -251,18 +263,23 @@ def train_plus(
         model: JSON to write: encoder, labels, size, seed.
         curve: CSV to write: step, loss, lr.
     """
-    config = experiment.config
+    config, split = experiment.config, experiment.split("train")
     settings = config.train
+    if settings is None:
+        raise RecoError("train: null in the config: there is nothing to train")
     pairs = [
-        (experiment.benchmark_root / row["image"], masks / experiment.best.slug / row["prediction"])
+        (split.root / row["image"], masks / experiment.best.slug / row["prediction"])
         for row in read_table(images)
     ]
+    # The released code trains on smooth pictures, though it labels jagged ones.
+    smooth = BILINEAR if split.geometry.resample == NEAREST else split.geometry.resample
+    geometry = replace(split.geometry, resample=smooth)
     torch.manual_seed(config.seed)
     packaged = settings.encoder == "packaged"
     start = PACKAGED_WEIGHTS if packaged else settings.encoder_weights
     network = build(settings.encoder, start, len(experiment.labels))
     device = resolve_device(config.device)
-    steps = train(network, pairs, settings, seed=config.seed, device=device)
+    steps = train(network, pairs, settings, seed=config.seed, device=device, geometry=geometry)
     history = list(track(steps, "train ReCo+", total=settings.iterations, unit="step"))
     with atomic(weights) as temporary:
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
@@ -295,7 +312,7 @@ def segment_plus(
     total = len(read_table(images))
     everything = np.arange(len(description["labels"]))
     with mask_writer(masks, everything, experiment.config.crf, workers) as writer:
-        pictures = read_pictures(experiment, images)
+        pictures = read_pictures(experiment.split("val"), images)
         for name, picture in track(pictures, "segment with ReCo+", total=total):
             pixels = v2.functional.to_dtype(
                 torch.from_numpy(picture).permute(2, 0, 1), torch.float32, scale=True

@@ -49,4 +49,4 @@ rule cosegment:
 
 rule references:
     input:
-        references=[EXPERIMENT.reference(slug) for slug in CONCEPTS],
+        references=[EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources],

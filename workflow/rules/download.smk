@@ -8,6 +8,11 @@ experiment the checked lists of its images (`images/{index,train,val}.csv`).
 DEBS = [f"data/packages/{package.file}" for package in read_packages(PACKAGES)]
 
 
+SCENES = f"{EXPERIMENT.scenes}/composed.json" if EXPERIMENT.composed else []
+# The folders of this index name what its images show.
+NAMED = SETTINGS.index.kind == "imagenet"
+
+
 rule weights:
     output:
         weights="data/models/packaged/tf_efficientnet_lite2.safetensors",
@@ -90,12 +95,11 @@ rule compose:
 
 rule catalog:
     input:
-        scenes=rules.compose.output.record if EXPERIMENT.composed else [],
-        code=code("catalog", "folder"),
+        scenes=SCENES,
+        code=code("catalog", "folder", "datasets"),
     output:
         index=f"{DATA}/images/index.csv",
-        train=f"{DATA}/images/train.csv",
-        val=f"{DATA}/images/val.csv",
+        labels=[EXPERIMENT.index_labels] if NAMED else [],
     log:
         f"{DATA}/logs/catalog.log",
     benchmark:
@@ -107,12 +111,37 @@ rule catalog:
         mem_mb=1000,
         runtime=120,
     params:
-        state=noted_state(),
-        classes=EXPERIMENT.classes,
+        state=noted_state()["index"],
+        labels=f"--labels {EXPERIMENT.index_labels}" if NAMED else "",
     shell:
         """
         reco --log {log} catalog \
-            --index {output.index} \
-            --train {output.train} \
-            --val {output.val}
+            --index {output.index} {params.labels}
+        """
+
+
+rule catalog_split:
+    input:
+        scenes=SCENES,
+        code=code("catalog", "folder", "datasets", "split"),
+    output:
+        images=f"{DATA}/images/{{split}}.csv",
+    log:
+        f"{DATA}/logs/catalog_split/{{split}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/catalog_split/{{split}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=120,
+    params:
+        state=noted_state()["benchmark"],
+        classes=EXPERIMENT.reader.classes,
+    shell:
+        """
+        reco --log {log} catalog-split \
+            --split {wildcards.split} \
+            --images {output.images}
         """

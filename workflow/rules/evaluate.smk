@@ -8,7 +8,7 @@ known (else a table without rows); `metrics.json` and `retrieval.json` are their
 
 rule evaluate:
     input:
-        images=rules.catalog.output.val,
+        images=f"{DATA}/images/val.csv",
         zero_shot=f"{DATA}/masks/val",
         plus=rules.segment_plus.output.masks,
         code=code("evaluate", "metrics"),
@@ -75,8 +75,8 @@ rule record:
         weights=weights("retrieval", "dense", "encoder"),
         images=rules.catalog.output,
         embeddings=rules.embed.output.embeddings,
-        archives=[EXPERIMENT.archive(slug) for slug in CONCEPTS],
-        references=[EXPERIMENT.reference(slug) for slug in CONCEPTS],
+        archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],
+        references=[EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources],
         pseudo_masks=f"{DATA}/masks/train",
         zero_shot=f"{DATA}/masks/val",
         plus=rules.segment_plus.output.masks,

@@ -7,10 +7,10 @@ archive image's features are in the store) for every concept. One job: the model
 
 rule features:
     input:
-        archives=[EXPERIMENT.archive(slug) for slug in CONCEPTS],
+        archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],
         weights=ancient(weights("dense", "encoder")),
     output:
-        features=[EXPERIMENT.features(slug) for slug in CONCEPTS],
+        features=[EXPERIMENT.features(slug) for slug in EXPERIMENT.sources],
     log:
         f"{DATA}/logs/features.log",
     benchmark:

@@ -19,7 +19,7 @@ FIGURES = expand(
 rule table_components:
     input:
         metrics=rules.evaluate.output.metrics,
-        images=rules.catalog.output.val,
+        images=f"{DATA}/images/val.csv",
         run=rules.record.output.run,
         code=code("tables"),
     output:
@@ -57,7 +57,7 @@ rule table_components:
 rule table_methods:
     input:
         metrics=rules.evaluate.output.metrics,
-        images=rules.catalog.output.val,
+        images=f"{DATA}/images/val.csv",
         run=rules.record.output.run,
         code=code("tables"),
     output:
@@ -205,7 +205,7 @@ rule figure_archive:
 
 rule figure_predictions:
     input:
-        images=rules.catalog.output.val,
+        images=f"{DATA}/images/val.csv",
         zero_shot=f"{DATA}/masks/val",
         plus=rules.segment_plus.output.masks,
         run=rules.record.output.run,

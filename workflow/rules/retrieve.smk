@@ -38,4 +38,4 @@ rule retrieve:
 
 rule archives:
     input:
-        archives=[EXPERIMENT.archive(slug) for slug in CONCEPTS],
+        archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],

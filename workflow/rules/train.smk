@@ -7,7 +7,7 @@ its predictions on the val split.
 
 rule train:
     input:
-        images=rules.catalog.output.train,
+        images=f"{DATA}/images/train.csv",
         masks=f"{DATA}/masks/train",
         weights=weights("encoder") if SETTINGS.train.encoder == "packaged" else [],
         code=code("train"),
@@ -42,7 +42,7 @@ rule train:
 
 rule segment_plus:
     input:
-        images=rules.catalog.output.val,
+        images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
         code=code("train", "segment", "crf"),

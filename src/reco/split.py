@@ -1,0 +1,59 @@
+"""A split of a benchmark: its images, their ground truth and predictions, at the size they count."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reco.datasets import Dataset
+from reco.errors import RecoError
+from reco.folder import read_image
+from reco.geometry import Geometry
+
+Row = Mapping[str, str]
+"""Of the list of a split: image, mask (may be empty), prediction, paths below `root` and masks."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the images of a split are, what its labels mean, and which pixels count.
+
+    Attributes:
+        reader: of the dataset.
+        root: its folder.
+        name: of the split, as the dataset has it.
+        geometry: of everything that is segmented and scored.
+    """
+
+    reader: Dataset
+    root: Path
+    name: str
+    geometry: Geometry
+
+    def picture(self, row: Row) -> Image.Image:
+        """RGB picture of an image.
+
+        Raises:
+            RecoError: it cannot be read.
+        """
+        return self.geometry.picture(read_image(self.root / row["image"]))
+
+    def truth(self, row: Row) -> np.ndarray:
+        """(h, w) int32: label ids of the ground truth, IGNORE = -1, in the size of the picture."""
+        return self.geometry.labels(self.reader.read_mask(self.root / row["mask"]))
+
+    def guess(self, masks: Path, row: Row) -> np.ndarray:
+        """(h, w) int32: label ids of a predicted mask, merged where the benchmark merges.
+
+        Raises:
+            RecoError: no such mask.
+        """
+        try:
+            with Image.open(masks / row["prediction"]) as image:
+                labels = np.asarray(image).astype(np.int32)
+        except OSError as error:
+            raise RecoError(f"{masks / row['prediction']}: {error}: segment again") from None
+        merge = self.reader.merge
+        return labels if merge is None else merge[labels].astype(np.int32)
