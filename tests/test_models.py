@@ -15,8 +15,11 @@ from open_clip.modified_resnet import ModifiedResNet
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torchvision import transforms
+from torchvision.models import resnet50
 
 from reco.errors import RecoError
+from reco.geometry import BILINEAR, NEAREST, Geometry
 from reco.models import clip, encoder, images, load, packaged
 from reco.prompts import TEMPLATES
 
@@ -208,6 +211,126 @@ def test_open_clip_tag_brings_quickgelu_and_reports_a_failed_download(
     assert "huggingface.co/" in caplog.text
 
 
+class StopError(Exception):
+    """Raised in place of building a large network."""
+
+
+@pytest.mark.parametrize(
+    "spec, quick",
+    [
+        ("ViT-L-14-336/openai", True),
+        ("RN50x16/openai", True),
+        ("RN50/openai", True),
+        ("ViT-L-14-336-quickgelu/{file}", True),
+        ("RN50x16-quickgelu/{file}", True),
+        ("RN50/yfcc15m", True),
+        ("ViT-L-14/laion2b_s32b_b82k", False),
+        ("ViT-L-14/{file}", False),
+    ],
+)
+def test_open_clip_activation(
+    spec: str, quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What open_clip is told to build; not built, for these are large."""
+    built = {}
+
+    def create_model(name: str, **settings: object) -> None:
+        built.update(settings, name=name)
+        raise StopError
+
+    file = tmp_path / "weights.pt"
+    file.touch()
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda settings: str(file))
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(RecoError, match="StopError"):
+        load(f"open_clip:{spec.format(file=file)}")
+    config = open_clip.get_model_config(built["name"])
+    assert (built["force_quick_gelu"] or bool(config.get("quick_gelu"))) is quick
+    assert built["load_weights"] is False
+
+
+@pytest.mark.parametrize("name", ["ViT-L-14-336", "RN50x16", "RN50"])
+def test_a_local_file_of_a_model_that_is_always_quickgelu(name: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").touch()
+    with pytest.raises(RecoError, match=rf"write open_clip:{name}-quickgelu/.*weights\.pt; or"):
+        load(f"open_clip:{name}/{tmp_path / 'weights.pt'}")
+
+
+def test_a_local_file_of_a_model_that_may_be_quickgelu(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reco.progress.LOG.propagate", True)
+    clip._check_activation("open_clip:ViT-L-14/a.pt", "ViT-L-14", "a.pt")
+    assert "run with GELU; if these are the weights openai" in caplog.text
+    assert "write open_clip:ViT-L-14-quickgelu/a.pt" in caplog.text
+    caplog.clear()
+    for name in ("ViT-L-14-quickgelu", "ViT-B-16-SigLIP"):
+        clip._check_activation(f"open_clip:{name}/a.pt", name, "a.pt")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_openais_own_state_wants_quickgelu(exported: Path, tmp_path: Path, quick: bool) -> None:
+    """The state of OpenAI's archive, half precision, with three settings among its tensors."""
+    state = load_file(exported / "open_clip_model.safetensors")
+    settings = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    halved = {
+        key: value.half() if value.is_floating_point() else value for key, value in state.items()
+    }
+    torch.save(halved | {k: torch.tensor(v) for k, v in settings.items()}, tmp_path / "openai.pt")
+    config = json.loads((exported / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = quick
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    if not quick:
+        with pytest.raises(RecoError, match=r"OpenAI's weights, .* QuickGELU: write"):
+            load(f"open_clip:local-dir:{tmp_path}")
+        return
+    model = load(f"open_clip:local-dir:{tmp_path}")
+    for key, value in model.network.state_dict().items():
+        torch.testing.assert_close(value, state[key], rtol=1e-3, atol=1e-3)
+    assert any(isinstance(m, open_clip.transformer.QuickGELU) for m in model.network.modules())
+
+
+def test_open_clip_refuses_what_it_would_resize_or_half_fit(exported: Path, tmp_path: Path) -> None:
+    state = load_file(exported / "open_clip_model.safetensors")
+    file = tmp_path / "model.safetensors"
+    (tmp_path / "open_clip_config.json").write_bytes(
+        (exported / "open_clip_config.json").read_bytes()
+    )
+    if "vit" in str(exported):  # as ViT-L-14 given for ViT-L-14-336
+        grid = state | {"visual.positional_embedding": torch.zeros(1 + 9, 32)}
+        save_file(grid, file)
+        with pytest.raises(RecoError, match=r"visual\.positional_embedding \(10, 32\) for \(17, 3"):
+            load(f"open_clip:local-dir:{tmp_path}")
+    save_file(state | {"positional_embedding": torch.zeros(40, 32)}, file)
+    with pytest.raises(RecoError, match=r"positional_embedding \(40, 32\) for \(77, 32\)"):
+        load(f"open_clip:local-dir:{tmp_path}")
+    other = {key.replace("ln_final", "ln_last"): value for key, value in state.items()}
+    other["text_projection"] = torch.zeros(32, 12)
+    save_file(other, file)
+    with pytest.raises(RecoError) as caught:
+        load(f"open_clip:local-dir:{tmp_path}")
+    for part in ("2 missing (ln_final.bias", "2 unexpected (ln_last", "text_projection (32, 12) f"):
+        assert part in str(caught.value)
+
+
+def test_the_papers_clip_networks_have_the_papers_maps() -> None:
+    """RN50x16 and ViT-L-14-336 without their weights: shapes only, on the meta device."""
+    with torch.device("meta"):
+        config = open_clip.get_model_config("RN50x16")
+        tower = config["vision_cfg"]
+        heads = tower["width"] * 32 // 64
+        size = tower["image_size"]
+        resnet = ModifiedResNet(tower["layers"], 768, heads, image_size=size, width=tower["width"])
+        for sides, grid in (((224, 224), (7, 7)), ((320, 320), (10, 10)), ((375, 1242), (11, 38))):
+            found = clip._encode_resnet(resnet, torch.zeros(1, 3, *sides), {"dense", "encoder"})
+            assert found["dense"].shape == (1, 768, *grid)
+            assert found["encoder"].shape == (1, 3072, *grid)  # before the attention pooling
+        vit = open_clip.transformer.VisionTransformer(336, 14, 1024, 24, 16, 4.0, output_dim=768)
+        found = clip._encode_vit(vit, torch.zeros(1, 3, 336, 336), {"global"})
+    assert found["global"].shape == (1, 768)
+
+
 # ---- timm -------------------------------------------------------------------------------------
 
 
@@ -270,6 +393,212 @@ def test_timm_cnn_from_a_moco_checkpoint(tmp_path: Path) -> None:
         model.encode(x, {"dense"})
 
 
+# ---- the paper's encoders, in the shape of their official files -------------------------------
+
+DEIT = "deit_small_distilled_patch16_224"
+
+
+def random_state(network: nn.Module) -> dict[str, Tensor]:
+    """Weights in which no two tensors are alike, as a fresh network's norms and zeros are."""
+    generator = torch.Generator().manual_seed(0)
+    state = network.state_dict()
+    for key, value in state.items():
+        if value.is_floating_point():
+            scale = 0.3 * float(value.std()) if value.numel() > 1 else 0.0
+            noise = (scale or 0.05) * torch.randn(value.shape, generator=generator)
+            state[key] = value + (noise.abs() if key.endswith("running_var") else noise)
+    return state
+
+
+@pytest.fixture(scope="module")
+def deit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As deit_s_sin_dist.pth: the state under `model`, with the classifiers of both tokens."""
+    path = tmp_path_factory.mktemp("deit") / "deit_s_sin_dist.pth"
+    state = random_state(timm.create_model(DEIT))
+    assert {"dist_token", "head.weight", "head_dist.weight"} < state.keys()
+    assert state["pos_embed"].shape == (1, 198, 384)
+    torch.save({"model": state, "epoch": 299, "args": argparse.Namespace(lr=1)}, path)
+    return path
+
+
+@pytest.mark.parametrize("height, width", [(224, 224), (96, 160), (75, 101)])
+@torch.inference_mode()
+def test_deit_sin(
+    deit_file: Path,
+    height: int,
+    width: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reco.progress.LOG.propagate", True)
+    caplog.set_level("INFO")
+    model = load(f"timm:{DEIT}/{deit_file}")
+    for name in ("head.weight, head.bias", "head_dist.weight, head_dist.bias"):
+        assert f"left out of the checkpoint: {name}" in caplog.text
+    assert (model.mean, model.std) == (images.IMAGENET_MEAN, images.IMAGENET_STD)
+
+    state = torch.load(deit_file, weights_only=False)["model"]
+    x = torch.from_numpy(RNG.standard_normal((1, 3, height, width))).float()
+    rows, columns = height // 16, width // 16
+    found = model.encode(x, {"encoder"})["encoder"]
+    assert found.shape == (1, 384, rows, columns)
+    torch.testing.assert_close(found, plain_deit(state, x, rows, columns), rtol=0, atol=1e-4)
+
+
+def plain_deit(state: dict[str, Tensor], x: Tensor, rows: int, columns: int) -> Tensor:
+    """DeiT-S/16 with a distillation token, written out: patch tokens after the last LayerNorm."""
+
+    def linear(name: str, value: Tensor) -> Tensor:
+        return value @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def norm(name: str, value: Tensor) -> Tensor:
+        value = value - value.mean(-1, keepdim=True)
+        value = value / (value.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        return value * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    x = x[..., : rows * 16, : columns * 16]
+    patches = (
+        x.unfold(2, 16, 16).unfold(3, 16, 16).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+    )
+    kernel = state["patch_embed.proj.weight"].flatten(1)
+    patches = patches @ kernel.T + state["patch_embed.proj.bias"]
+    positions = state["pos_embed"]
+    if (rows, columns) != (14, 14):
+        grid = positions[:, 2:].reshape(1, 14, 14, 384).permute(0, 3, 1, 2)
+        grid = nn.functional.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+        grid = grid.permute(0, 2, 3, 1).reshape(1, -1, 384)
+        positions = torch.cat([positions[:, :2], grid], dim=1)
+    z = torch.cat([state["cls_token"], state["dist_token"], patches], dim=1) + positions
+    for i in range(12):
+        qkv = linear(f"blocks.{i}.attn.qkv", norm(f"blocks.{i}.norm1", z))
+        q, k, v = qkv.reshape(1, -1, 3, 6, 64).permute(2, 0, 3, 1, 4)
+        attended = ((q @ k.transpose(-2, -1)) / 8).softmax(-1) @ v
+        z = z + linear(f"blocks.{i}.attn.proj", attended.transpose(1, 2).reshape(z.shape))
+        hidden = nn.functional.gelu(linear(f"blocks.{i}.mlp.fc1", norm(f"blocks.{i}.norm2", z)))
+        z = z + linear(f"blocks.{i}.mlp.fc2", hidden)
+    return norm("norm", z)[:, 2:].transpose(1, 2).reshape(1, 384, rows, columns)
+
+
+@pytest.fixture(scope="module")
+def dino_state() -> dict[str, Tensor]:
+    return random_state(timm.create_model("vit_small_patch16_224", num_classes=0))
+
+
+def dino_file(kind: str, state: dict[str, Tensor]) -> dict:
+    """DINO's official files: the backbone alone, or everything that its training keeps."""
+    other = {key: torch.zeros_like(value) for key, value in state.items()}
+    head = {
+        "head.mlp.0.weight": torch.ones(4, 4),
+        "head.last_layer.weight_g": torch.ones(4, 1),
+    }
+    if kind == "plain":
+        return state
+    if kind == "flat":
+        wrapped = {f"teacher.backbone.{key}": value for key, value in state.items()}
+        wrapped |= {f"student.backbone.{key}": value for key, value in other.items()}
+        return wrapped | {f"teacher.{key}": value for key, value in head.items()}
+    teacher = {f"backbone.{key}": value for key, value in state.items()} | head
+    if kind == "full, several machines":
+        teacher = {f"module.{key}": value for key, value in teacher.items()}
+    student = {f"module.backbone.{key}": value for key, value in other.items()}
+    return {
+        "student": student | {f"module.{key}": value for key, value in head.items()},
+        "teacher": teacher,
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_small"),
+        "dino_loss": {"center": torch.zeros(1, 4)},
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "full", "full, several machines", "flat"])
+def test_dino(
+    kind: str,
+    dino_state: dict[str, Tensor],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reco.progress.LOG.propagate", True)
+    caplog.set_level("INFO")
+    torch.save(dino_file(kind, dino_state), tmp_path / "dino.pth")
+    model = load(f"timm:vit_small_patch16_224.dino/{tmp_path / 'dino.pth'}")
+    assert (model.mean, model.std) == (images.IMAGENET_MEAN, images.IMAGENET_STD)
+    for key, value in model.network.state_dict().items():
+        assert torch.equal(value, dino_state[key])
+    assert ("head.last_layer.weight_g" in caplog.text) is (kind != "plain")
+    if kind == "plain":
+        found = model.encode(torch.zeros(1, 3, 70, 95), {"encoder"})["encoder"]
+        assert found.shape == (1, 384, 4, 5)  # stride 16, what fills no patch cut off
+
+
+def test_a_tag_says_which_statistics_a_local_checkpoint_wants(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reco.progress.LOG.propagate", True)
+    for name in ("vit_small_patch16_224", "vit_base_patch16_224"):
+        caplog.clear()
+        config = timm.create_model(name, num_classes=0).pretrained_cfg
+        encoder._warn_of_statistics("spec", name, config)
+        assert f"timm:{name}.dino/<checkpoint>" in caplog.text
+        dino = timm.get_pretrained_cfg(f"{name}.dino")
+        assert dino.mean == images.IMAGENET_MEAN and config["mean"] != dino.mean
+    caplog.clear()
+    for name in ("vit_small_patch16_224.dino", DEIT):
+        config = timm.get_pretrained_cfg(name).to_dict()
+        encoder._warn_of_statistics("spec", name, config)
+    assert not caplog.text
+
+
+@torch.inference_mode()
+def test_moco_v2(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As moco_v2_800ep_pretrain.pth.tar: torchvision's ResNet-50 with a projection head."""
+    monkeypatch.setattr("reco.progress.LOG.propagate", True)
+    caplog.set_level("INFO")
+    network = resnet50(num_classes=128)
+    network.fc = nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(), network.fc)
+    network.load_state_dict(random_state(network))
+    network.eval()
+    state = {f"module.encoder_q.{key}": value for key, value in network.state_dict().items()}
+    file = tmp_path / "moco_v2_800ep_pretrain.pth.tar"
+    queue = {"module.queue": torch.ones(2, 2), "module.queue_ptr": torch.ones(1)}
+    queue["module.encoder_k.conv1.weight"] = torch.ones(64, 3, 7, 7)
+    torch.save({"epoch": 800, "arch": "resnet50", "state_dict": state | queue}, file)
+    model = load(f"timm:resnet50/{file}")
+    heads = ", ".join(f"fc.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias"))
+    for names in (heads, "module.queue, module.queue_ptr", "module.encoder_k.conv1.weight"):
+        assert f"left out of the checkpoint: {names}" in caplog.text
+    assert model.mean == images.IMAGENET_MEAN
+
+    for sides, grid in (((64, 96), (2, 3)), ((75, 101), (3, 4))):  # padded: 101 / 32, rounded up
+        x = torch.from_numpy(RNG.standard_normal((1, 3, *sides))).float()
+        last = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+        last = network.layer4(network.layer3(network.layer2(network.layer1(last))))
+        found = model.encode(x, {"encoder"})["encoder"]
+        assert found.shape == (1, 2048, *grid)
+        torch.testing.assert_close(found, last, rtol=0, atol=1e-5 * float(last.abs().max()))
+
+    with pytest.raises(RecoError, match=r"\d+ missing .*, \.\.\.\); \d+ unexpected .*, \.\.\.\)"):
+        load(f"timm:resnet26d/{file}")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        (
+            "deit_small_patch16_224",
+            r"3 unexpected \(dist_token, head_dist.*pos_embed \(1, 198, 384\)",
+        ),
+        ("resnet18", r"missing \(bn1\.bias, .*, \.\.\.\); \d+ unexpected \(blocks\.0"),
+    ],
+)
+def test_deit_given_for_another_architecture(deit_file: Path, name: str, message: str) -> None:
+    with pytest.raises(RecoError, match=message):
+        load(f"timm:{name}/{deit_file}")
+
+
 def test_a_checkpoint_that_does_not_fit_names_its_keys(tmp_path: Path) -> None:
     state = timm.create_model("resnet18", num_classes=0).state_dict()
     state["conv9.weight"] = state.pop("conv1.weight")
@@ -327,15 +656,63 @@ def test_specs_that_name_nothing(spec: str, message: str) -> None:
 
 
 def test_geometry() -> None:
-    half = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    assert images.to_tensor(PICTURE, 32, crop=True, **half).shape == (3, 32, 32)
-    assert images.to_tensor(PICTURE, 32, crop=False, **half).shape == (3, 32, 48)
-    whole = images.to_tensor(PICTURE, None, crop=False, **half)
+    half = halves()
+    assert half.preprocess(PICTURE, 32).shape == (3, 32, 32)
+    assert half.preprocess(PICTURE, 32, crop=False).shape == (3, 32, 48)
+    whole = half.preprocess(PICTURE, crop=False)
     np.testing.assert_allclose(
         whole.permute(1, 2, 0).numpy(), np.asarray(PICTURE, np.float32) / 127.5 - 1, atol=1e-6
     )
     grey = Image.new("LA", (40, 50), (255, 0))
-    assert (images.to_tensor(grey, 40, crop=True, **half) == 1).all()
+    assert (half.preprocess(grey, 40) == 1).all()
+
+
+def halves() -> images.Normalised:
+    model = images.Normalised()
+    model.size, model.mean, model.std = 32, (0.5,) * 3, (0.5,) * 3
+    return model
+
+
+@pytest.mark.parametrize("resample", [NEAREST, BILINEAR])
+def test_pictures_of_the_released_geometry_reach_the_network_unresized(resample: int) -> None:
+    """As the released evaluation does it: torchvision's transforms, then ImageNet statistics."""
+    mode = {NEAREST: "nearest", BILINEAR: "bilinear"}[resample]
+    released = transforms.Compose(
+        [
+            transforms.Resize(32, transforms.InterpolationMode(mode)),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    model = halves()
+    model.mean, model.std = images.IMAGENET_MEAN, images.IMAGENET_STD
+    picture = Geometry(32, crop=True, resample=resample).picture(PICTURE)
+    assert torch.equal(model.preprocess(picture, crop=False), released(PICTURE))
+
+
+def test_imagenet_statistics_change_pixels_and_version(model: packaged.Packaged) -> None:
+    other = load("packaged", folder=model.folder, statistics="imagenet")
+    assert model.preprocess(PICTURE).shape == (3, 256, 256)
+    assert other.version != model.version
+    shown = (model.preprocess(PICTURE) + 1) / 2
+    wanted = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(shown)
+    torch.testing.assert_close(other.preprocess(PICTURE), wanted, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="statistics must be of"):
+        load("packaged", statistics="clip")
+
+
+def test_imagenet_statistics_of_the_other_backends(exported: Path, tmp_path: Path) -> None:
+    own = load(f"open_clip:local-dir:{exported}")
+    imagenet = load(f"open_clip:local-dir:{exported}", statistics="imagenet")
+    assert (imagenet.mean, imagenet.std) == (images.IMAGENET_MEAN, images.IMAGENET_STD)
+    assert own.version != imagenet.version
+    assert not torch.equal(own.preprocess(PICTURE), imagenet.preprocess(PICTURE))
+    for name, same in (("vit_tiny_patch16_224", False), ("deit_tiny_distilled_patch16_224", True)):
+        save_vit(tmp_path / f"{name}.pth", name)
+        spec = f"timm:{name}/{tmp_path / name}.pth"
+        # Where a network's own statistics are ImageNet's, nothing differs and stores are shared.
+        assert (load(spec).version == load(spec, statistics="imagenet").version) is same
 
 
 # ---- packaged ---------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ Output = Literal["global", "dense", "encoder"]
 Role = Literal["retrieval", "dense"]
 """Which space a text is embedded in: that of "global" or that of "dense"."""
 
+Statistics = Literal["own", "imagenet"]
+"""Which mean and standard deviation `Backend.preprocess` normalises pixels with."""
+
 SPECS = (
     "packaged, open_clip:<model>/<tag or checkpoint file>, open_clip:local-dir:<folder>, "
     "timm:<model> or timm:<model>/<checkpoint file>"
@@ -57,7 +60,7 @@ class Backend(Protocol):
             size: length of the shorter side after resizing; None = the network's own size when
                 cropping, the image's own size when not.
             crop: cut the centre square of `size` (retrieval and archive images), or keep the
-                whole picture (benchmark images).
+                whole picture (benchmark images, already cut by their `reco.geometry.Geometry`).
         """
         ...
 
@@ -91,7 +94,11 @@ class Backend(Protocol):
 
 
 def load(
-    spec: str, *, device: "str | torch.device" = "cpu", folder: "str | Path | None" = None
+    spec: str,
+    *,
+    device: "str | torch.device" = "cpu",
+    folder: "str | Path | None" = None,
+    statistics: Statistics = "own",
 ) -> Backend:
     """Load the model that `spec` names.
 
@@ -99,24 +106,30 @@ def load(
         spec: see the module's docstring.
         device: where it runs.
         folder: where the packaged weights are kept; None = `data/models/packaged`.
+        statistics: what `preprocess` normalises pixels with: the network's `own` mean and standard
+            deviation, or `imagenet`, which the released code gives to the encoder and to DenseCLIP
+            alike. Where the two differ, so do the versions, and embeddings on disk do not mix.
 
     Raises:
         RecoError: an unknown spec, model, tag or file; a checkpoint that does not fit; weights
             that could not be fetched.
     """
+    if statistics not in get_args(Statistics):
+        raise ValueError(f"statistics must be of {get_args(Statistics)}, not {statistics!r}")
     kind, _, rest = spec.partition(":")
     if kind == "packaged" and not rest:
         from reco.models import packaged
 
-        return packaged.load(device=device, folder=folder or packaged.FOLDER)
+        folder = folder or packaged.FOLDER
+        return packaged.load(device=device, folder=folder, statistics=statistics)
     if kind == "open_clip" and rest:
         from reco.models import clip
 
-        return clip.load(rest, device=device)
+        return clip.load(rest, device=device, statistics=statistics)
     if kind == "timm" and rest:
         from reco.models import encoder
 
-        return encoder.load(rest, device=device)
+        return encoder.load(rest, device=device, statistics=statistics)
     raise RecoError(f"unknown model {spec!r}: write {SPECS}")
 
 

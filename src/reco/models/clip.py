@@ -14,31 +14,45 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from PIL import Image
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from reco.errors import RecoError
-from reco.models import Output, Role, check_wanted, unknown_name
+from reco.models import Output, Role, Statistics, check_wanted, unknown_name
 from reco.models.encoder import resize_positions
-from reco.models.images import check_keys, digest, place, to_tensor
+from reco.models.images import (
+    Normalised,
+    check_keys,
+    check_state,
+    digest,
+    pixel_statistics,
+    place,
+    read_checkpoint,
+)
 from reco.progress import LOG
 from reco.prompts import TEMPLATES
 
 LOCAL = "local-dir:"
+QUICK = "-quickgelu"
 TEXT_BATCH = 256
 
+OPENAI_SETTINGS = {"input_resolution", "context_length", "vocab_size"}
+"""Numbers among the tensors of OpenAI's own archives; no other weights have them."""
 
-def load(model: str, *, device: str | torch.device = "cpu") -> "Clip":
+
+def load(
+    model: str, *, device: str | torch.device = "cpu", statistics: Statistics = "own"
+) -> "Clip":
     """Load `<model>/<tag>`, `<model>/<checkpoint file>` or `local-dir:<folder>`.
 
     A tag of weights that were trained with QuickGELU gets it; for a local file the model's name
-    says so (`RN50x16-quickgelu`).
+    says so (`RN50x16-quickgelu`), and in a folder its config. A file of OpenAI's weights under a
+    name that means GELU is refused where that can be told, and warned of where it may be.
 
     Raises:
-        RecoError: an unknown model, tag or file, a checkpoint that does not fit, or a download
-            that failed.
+        RecoError: an unknown model, tag or file, a checkpoint that does not fit, the wrong
+            activation for OpenAI's weights, or a download that failed.
     """
     spec = f"open_clip:{model}"
     if model.startswith(LOCAL):
@@ -53,6 +67,8 @@ def load(model: str, *, device: str | torch.device = "cpu") -> "Clip":
         if not checkpoint.is_file():
             tags = open_clip.list_pretrained_tags_by_model(name)
             raise unknown_name(spec, "tag or checkpoint file", source, tags)
+        if not settings:
+            _check_activation(spec, name, source)
     try:
         network = open_clip.create_model(
             name,
@@ -64,28 +80,102 @@ def load(model: str, *, device: str | torch.device = "cpu") -> "Clip":
             },
         )
         tokenizer = open_clip.get_tokenizer(name)
-        keys = open_clip.load_checkpoint(network, str(checkpoint), strict=False, weights_only=True)
-    except Exception as error:  # json, pickle, safetensors, torch and the hub's client all raise
+    except Exception as error:  # json and the hub's client raise
         raise _unusable(spec, checkpoint, error) from None
-    if keys:  # open_clip returns {} for the one format whose loader checks by itself
-        check_keys(spec, keys.missing_keys, keys.unexpected_keys)
-    return Clip(spec, place(network, device), tokenizer)
+    _fill(spec, network, checkpoint)
+    return Clip(spec, place(network, device), tokenizer, statistics)
 
 
-class Clip:
+def _check_activation(spec: str, name: str, source: str) -> None:
+    """Whether a local file may hold weights that want QuickGELU under a name that means GELU.
+
+    Raises:
+        RecoError: QuickGELU is what all weights have that open_clip knows of this model.
+    """
+    if name.endswith(QUICK) or name + QUICK not in open_clip.list_models():
+        return
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    quick = [tag for tag in tags if open_clip.get_pretrained_cfg(name, tag).get("quick_gelu")]
+    if not quick:
+        return
+    twin = f"open_clip:{name}{QUICK}/{source}"
+    if quick == tags:
+        raise RecoError(
+            f"{spec}: {name} means GELU, but the weights known of it ({', '.join(tags)}) were "
+            f"trained with QuickGELU: write {twin}; or, for weights of your own that were not, "
+            "open_clip:local-dir:<folder>, whose config says so"
+        )
+    LOG.warning(
+        "%s: run with GELU; if these are the weights %s, which were trained with QuickGELU, "
+        "write %s",
+        spec,
+        " or ".join(quick),
+        twin,
+    )
+
+
+def _fill(spec: str, network: Any, checkpoint: Path) -> None:
+    """Copy a checkpoint into a network: all of it, and nothing else.
+
+    Raises:
+        RecoError: it is unreadable, or of another architecture or activation.
+    """
+    try:
+        keys = open_clip.load_checkpoint(network, str(checkpoint), strict=False, weights_only=True)
+    except Exception as error:  # pickle, safetensors and torch all raise
+        if isinstance(error, RuntimeError) and "size mismatch" in str(error):
+            # torch names shapes only; say which names are missing and unexpected, too
+            state = read_checkpoint(checkpoint)
+            tensors = {key: state[key] for key in state.keys() - OPENAI_SETTINGS}
+            check_state(network, tensors, spec)
+        raise _unusable(spec, checkpoint, error) from None
+    if not keys:  # open_clip returns {} for the one format whose loader checks by itself
+        return
+    found = OPENAI_SETTINGS & set(keys.unexpected_keys)
+    check_keys(spec, keys.missing_keys, set(keys.unexpected_keys) - found)
+    if found and not any(isinstance(module, QuickGELU) for module in network.modules()):
+        raise RecoError(
+            f"{spec}: {checkpoint} holds OpenAI's weights, which were trained with QuickGELU: "
+            f"write the model's name with {QUICK} (in a folder's config: quick_gelu: true)"
+        )
+    # open_clip resizes positional embeddings that do not fit, which makes ViT-L-14 pass for
+    # ViT-L-14-336 and a text network pass for one of another length.
+    state = read_checkpoint(checkpoint)
+    positions = {
+        key: value
+        for key, value in network.state_dict().items()
+        if key.endswith("positional_embedding")
+    }
+    shapes = [
+        f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+        for key, value in positions.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    check_keys(spec, (), (), shapes)
+
+
+class Clip(Normalised):
     """An open_clip model as a `reco.models.Backend`.
 
-    `encoder` is the last feature map of a ResNet, and the patch tokens of a vision transformer
-    after its last normalisation. Other image towers give `global` only.
+    `encoder` is the last feature map of a ResNet, before its attention pooling, and the patch
+    tokens of a vision transformer after its last normalisation, as the paper has it of an image
+    encoder. The released code, asked for the encoder `RN50`, gives what is `dense` here. Other
+    image towers give `global` only.
     """
 
     templates = TEMPLATES
 
     # Any: to nn.Module's own types, all that a network adds is `Tensor | Module`.
-    def __init__(self, spec: str, network: Any, tokenizer: Callable[[list[str]], Tensor]) -> None:
+    def __init__(
+        self,
+        spec: str,
+        network: Any,
+        tokenizer: Callable[[list[str]], Tensor],
+        statistics: Statistics = "own",
+    ) -> None:
         self.name, self.network, self.tokenizer = spec, network, tokenizer
         config = open_clip.get_model_preprocess_cfg(network)
-        self.mean, self.std = config["mean"], config["std"]
+        self.mean, self.std = pixel_statistics(statistics, config["mean"], config["std"])
         size = network.visual.image_size
         self.size = size[0] if isinstance(size, Sequence) else size
         dense = isinstance(network.visual, ModifiedResNet) or _is_plain_vit(network.visual)
@@ -94,13 +184,6 @@ class Clip:
         )
         # The repr names every layer with its settings, the activation (QuickGELU or not) included.
         self.version = digest(network, layers=repr(network), mean=self.mean, std=self.std)
-
-    def preprocess(
-        self, image: Image.Image, size: int | None = None, *, crop: bool = True
-    ) -> Tensor:
-        """See `reco.models.Backend.preprocess`."""
-        size = size or (self.size if crop else None)
-        return to_tensor(image, size, crop=crop, mean=self.mean, std=self.std)
 
     @torch.inference_mode()
     def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from PIL import Image
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -18,14 +17,29 @@ from torch.func import functional_call
 from torch.nn.functional import interpolate
 
 from reco.errors import RecoError
-from reco.models import Output, Role, check_wanted, unknown_name
-from reco.models.images import digest, load_weights, place, read_checkpoint, to_tensor
+from reco.models import Output, Role, Statistics, check_wanted, unknown_name
+from reco.models.images import (
+    Normalised,
+    digest,
+    load_weights,
+    pixel_statistics,
+    place,
+    read_checkpoint,
+)
 from reco.progress import LOG
 
-MOCO_PREFIX = "module.encoder_q."
+WRAPPERS = {
+    "module.encoder_q.": ("module.encoder_k.", "module.queue"),  # MoCo
+    "teacher.backbone.": ("teacher.head.", "student."),  # DINO, all in one
+    "module.backbone.": ("module.head.",),  # DINO's student, or its teacher on several machines
+    "backbone.": ("head.",),  # DINO's teacher
+}
+"""Prefix of a network within what it was trained in, and prefixes of what is left out beside it."""
 
 
-def load(model: str, *, device: str | torch.device = "cpu") -> "Encoder":
+def load(
+    model: str, *, device: str | torch.device = "cpu", statistics: Statistics = "own"
+) -> "Encoder":
     """Load `<model>` or `<model>/<checkpoint>`.
 
     Raises:
@@ -38,38 +52,74 @@ def load(model: str, *, device: str | torch.device = "cpu") -> "Encoder":
         raise unknown_name(spec, "timm model", name.partition(".")[0], timm.list_models())
     network: Any = _fetch(spec, name) if not checkpoint else timm.create_model(name, num_classes=0)
     if checkpoint:
-        state = backbone_weights(read_checkpoint(checkpoint), network.pretrained_cfg["classifier"])
+        config = network.pretrained_cfg
+        _warn_of_statistics(spec, name, config)
+        state = backbone_weights(spec, read_checkpoint(checkpoint), config["classifier"])
         load_weights(network, state, spec)
-    return Encoder(spec, place(network, device))
+    return Encoder(spec, place(network, device), statistics)
 
 
 def backbone_weights(
-    state: Mapping[str, Tensor], classifier: str | Sequence[str]
+    spec: str, state: Mapping[str, Tensor], classifier: str | Sequence[str]
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint that belong to the network below its classifier.
 
-    A MoCo checkpoint holds two encoders and a queue: the query encoder is taken. The classifier's
-    own layers, and what MoCo puts in their place (`fc.0`, `fc.2`), are left out.
+    Of MoCo's two encoders the query encoder is taken, of DINO's two networks the teacher's
+    backbone. The classifier's own layers, and what MoCo puts in their place (`fc.0`, `fc.2`), are
+    left out. What is left out is logged by name; any other name stays, and `load_weights` refuses
+    it.
     """
-    if any(key.startswith(MOCO_PREFIX) for key in state):
-        query = [key for key in state if key.startswith(MOCO_PREFIX)]
-        state = {key.removeprefix(MOCO_PREFIX): state[key] for key in query}
     heads = [classifier] if isinstance(classifier, str) else classifier
-    dropped = tuple(f"{head}." for head in heads)
-    return {key: value for key, value in state.items() if not key.startswith(dropped)}
+    dropped = [f"{head}." for head in heads]
+    for prefix, beside in WRAPPERS.items():
+        if any(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+            dropped += [other for other in beside if other not in dropped]
+            break
+    kept = {key: value for key, value in state.items() if not key.startswith(tuple(dropped))}
+    for prefix in dropped:
+        if names := [key for key in state if key.startswith(prefix)]:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            LOG.info("%s: left out of the checkpoint: %s%s", spec, ", ".join(names[:8]), more)
+    return kept
 
 
-class Encoder:
+def _warn_of_statistics(spec: str, name: str, config: Mapping[str, Any]) -> None:
+    """Say what a local checkpoint's pixels are normalised with, where timm itself knows two ways.
+
+    timm's `vit_small_patch16_224` stands for weights with mean 0.5; DINO's had ImageNet's.
+    """
+    if "." in name:
+        return  # the tag says which
+    own = config["mean"], config["std"]
+    others = [
+        other
+        for other in timm.list_pretrained(f"{name}.*")
+        if (known := timm.get_pretrained_cfg(other)) and (known.mean, known.std) != own
+    ]
+    if others:
+        LOG.warning(
+            "%s: pixels are normalised with mean %s and standard deviation %s, as for timm's %s.%s;"
+            " if the checkpoint is of another kind, name it: timm:%s/<checkpoint>",
+            spec,
+            *own,
+            name,
+            config["tag"],
+            "/<checkpoint> or timm:".join(others),
+        )
+
+
+class Encoder(Normalised):
     """A timm network as a `reco.models.Backend` that gives `encoder` features only."""
 
     outputs: frozenset[Output] = frozenset({"encoder"})
     templates: tuple[str, ...] = ()
 
     # Any: to nn.Module's own types, all that a network adds is `Tensor | Module`.
-    def __init__(self, spec: str, network: Any) -> None:
+    def __init__(self, spec: str, network: Any, statistics: Statistics = "own") -> None:
         self.name, self.network = spec, network
         config = network.pretrained_cfg
-        self.mean, self.std = config["mean"], config["std"]
+        self.mean, self.std = pixel_statistics(statistics, config["mean"], config["std"])
         self.size = config["input_size"][-1]
         self.features: Callable[[Tensor], Tensor] = (
             VitFeatures(network) if _is_plain(network) else network
@@ -77,13 +127,6 @@ class Encoder:
         self.version = digest(
             network, architecture=config["architecture"], mean=self.mean, std=self.std
         )
-
-    def preprocess(
-        self, image: Image.Image, size: int | None = None, *, crop: bool = True
-    ) -> Tensor:
-        """See `reco.models.Backend.preprocess`."""
-        size = size or (self.size if crop else None)
-        return to_tensor(image, size, crop=crop, mean=self.mean, std=self.std)
 
     @torch.inference_mode()
     def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:
@@ -116,8 +159,9 @@ class VitFeatures:
 
     The positional grid is resized as DINO and the released code do: bicubic, `align_corners=False`
     and no antialias, which timm's own resizing has. Rows and columns of pixels that fill no patch
-    are cut off. The grid is left alone only where its shape fits; the released code leaves it
-    wherever the *number* of patches does.
+    are cut off, as the released DeiT does (its DINO fills the patch up with zeros). The grid is
+    left alone only where its shape fits; the released code leaves it wherever the *number* of
+    patches does.
     """
 
     def __init__(self, network: VisionTransformer) -> None:

@@ -15,37 +15,46 @@ from torchvision.transforms import functional as transforms
 
 from reco.errors import RecoError
 from reco.files import fingerprint
+from reco.models import Statistics
+from reco.progress import LOG
 
 Network = TypeVar("Network", bound=nn.Module)
+Values = tuple[float, ...]  # one for each of red, green and blue
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def to_tensor(
-    image: Image.Image,
-    size: int | None,
-    *,
-    crop: bool,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Tensor:
-    """RGB picture as (3, H, W) float32, normalised as (value / 255 - mean) / std.
+class Normalised:
+    """`preprocess` of a backend: resized, cut, then normalised as (value / 255 - mean) / std."""
 
-    Args:
-        size: length of the shorter side after a bicubic resize with antialias; None = as it is.
-        crop: then cut the centre square.
-    """
-    image = image.convert("RGB")
-    if size is not None and min(image.size) != size:
-        image = transforms.resize(image, size, InterpolationMode.BICUBIC)
-    if crop:
-        image = transforms.center_crop(image, min(image.size))
-    return transforms.normalize(transforms.to_tensor(image), mean, std)
+    size: int
+    mean: Values
+    std: Values
+
+    def preprocess(
+        self, image: Image.Image, size: int | None = None, *, crop: bool = True
+    ) -> Tensor:
+        """See `reco.models.Backend.preprocess`; bicubic, and PIL's filters antialias."""
+        size = size or (self.size if crop else None)
+        image = image.convert("RGB")
+        if size is not None and min(image.size) != size:
+            image = transforms.resize(image, size, InterpolationMode.BICUBIC)
+        if crop:
+            image = transforms.center_crop(image, min(image.size))
+        return transforms.normalize(transforms.to_tensor(image), self.mean, self.std)
+
+
+def pixel_statistics(wanted: Statistics, mean: Values, std: Values) -> tuple[Values, Values]:
+    """A network's own mean and standard deviation, or ImageNet's where those are wanted."""
+    return (IMAGENET_MEAN, IMAGENET_STD) if wanted == "imagenet" else (mean, std)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint by name: safetensors, or a pickle that holds nothing but data.
 
     Pickles go through `torch.load(weights_only=True)`, so no code in them can run. A checkpoint
-    that keeps its weights under `model` or `state_dict` is unwrapped.
+    that keeps its weights under `model` or `state_dict` is unwrapped; of one that holds a student
+    and a `teacher` (DINO), the teacher is taken.
 
     Raises:
         RecoError: no such file, another format, or a pickle with more than tensors and plain data.
@@ -56,13 +65,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # DeiT's checkpoints carry their command line, a Namespace: data, as it happens.
+        # DeiT's and DINO's checkpoints carry their command line, a Namespace: data, as it happens.
         with torch.serialization.safe_globals([Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or refused pickle brings up nearly anything
         raise _unreadable(path, error) from None
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "teacher"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            if key == "teacher":
+                LOG.info("%s: the teacher's weights are taken", path)
             loaded = loaded[key]
     named = loaded.items() if isinstance(loaded, Mapping) else ()
     tensors = {key: value for key, value in named if isinstance(value, Tensor)}
@@ -77,6 +88,12 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], what: str) -> No
     Raises:
         RecoError: naming the missing and the unexpected keys and the shapes that differ.
     """
+    check_state(model, state, what)
+    model.load_state_dict(state)
+
+
+def check_state(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Raise RecoError unless `state` has the names and shapes of the model's tensors."""
     wanted = model.state_dict()
     shapes = [
         f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
@@ -84,7 +101,6 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], what: str) -> No
         if key in state and state[key].shape != value.shape
     ]
     check_keys(what, wanted.keys() - state.keys(), state.keys() - wanted.keys(), shapes)
-    model.load_state_dict(state)
 
 
 def check_keys(what: str, missing: Any, unexpected: Any, shapes: Any = ()) -> None:

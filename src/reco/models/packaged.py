@@ -28,7 +28,6 @@ from types import ModuleType
 import numpy as np
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 from torch import Tensor
@@ -36,8 +35,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, sha256
-from reco.models import Output, Role, check_wanted
-from reco.models.images import digest, load_weights, place, read_checkpoint, to_tensor
+from reco.models import Output, Role, Statistics, check_wanted
+from reco.models.images import (
+    Normalised,
+    digest,
+    load_weights,
+    pixel_statistics,
+    place,
+    read_checkpoint,
+)
 from reco.progress import LOG
 from reco.prompts import BARE
 
@@ -92,7 +98,12 @@ def convert(folder: str | Path = FOLDER) -> Path:
     return path
 
 
-def load(*, device: str | torch.device = "cpu", folder: str | Path = FOLDER) -> "Packaged":
+def load(
+    *,
+    device: str | torch.device = "cpu",
+    folder: str | Path = FOLDER,
+    statistics: Statistics = "own",
+) -> "Packaged":
     """The packaged model; its weights are converted into `folder` where they are not there yet.
 
     Raises:
@@ -105,25 +116,28 @@ def load(*, device: str | torch.device = "cpu", folder: str | Path = FOLDER) -> 
     network = timm.create_model(ARCHITECTURE, pretrained=False)
     assert isinstance(network, timm.models.EfficientNet)
     load_weights(network, read_checkpoint(path), str(path))
-    return Packaged(place(network, device), Path(folder))
+    return Packaged(place(network, device), Path(folder), statistics)
 
 
-class Packaged:
+class Packaged(Normalised):
     """The pair of networks as a `reco.models.Backend`; see the module's docstring."""
 
     name = "packaged"
     outputs: frozenset[Output] = frozenset({"global", "dense", "encoder"})
     templates = BARE  # the sentence embedding was not trained on captions
 
-    def __init__(self, network: timm.models.EfficientNet, folder: Path) -> None:
-        self.network, self.folder = network, folder
-        self.version = digest(network, entries=imagenet_entries(), **RECIPE)
+    size = SIZE
 
-    def preprocess(
-        self, image: Image.Image, size: int | None = None, *, crop: bool = True
-    ) -> Tensor:
-        """See `reco.models.Backend.preprocess`."""
-        return to_tensor(image, size or (SIZE if crop else None), crop=crop, mean=MEAN, std=STD)
+    def __init__(
+        self,
+        network: timm.models.EfficientNet,
+        folder: Path,
+        statistics: Statistics = "own",
+    ) -> None:
+        self.network, self.folder = network, folder
+        self.mean, self.std = pixel_statistics(statistics, MEAN, STD)
+        recipe = RECIPE | {"mean_std": [self.mean, self.std]}
+        self.version = digest(network, entries=imagenet_entries(), **recipe)
 
     @torch.inference_mode()
     def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:
