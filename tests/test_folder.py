@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from reco.catalog import catalog_index, catalog_split
+from reco.datasets import Folder
 from reco.errors import RecoError
 from reco.folder import (
     find_images,
@@ -16,6 +17,8 @@ from reco.folder import (
     scan,
     write_labels,
 )
+from reco.geometry import Geometry
+from reco.split import Split
 
 
 def picture(path, size=(8, 6), mode="RGB"):
@@ -72,14 +75,18 @@ def test_sixteen_bit_masks_round_trip(tmp_path):
 
 def test_what_does_not_fit_is_named(benchmark, tmp_path):
     table = tmp_path / "val.csv"
+
+    def split(*names):
+        return Split(Folder(names, names, ""), benchmark, "val", Geometry(None))
+
     with pytest.raises(RecoError, match=r"label id 1 but classes.txt has 1 lines"):
-        catalog_split(benchmark, "val", ["cat"], table, need_masks=True)
+        catalog_split(split("cat"), table, need_masks=True)
     (benchmark / "masks/val/a.png").rename(benchmark / "masks/val/z.png")
     with pytest.raises(RecoError, match=r"images/val/a\.jpg: has no mask"):
-        catalog_split(benchmark, "val", ["cat", "dog"], table, need_masks=True)
+        catalog_split(split("cat", "dog"), table, need_masks=True)
     (benchmark / "images/val/a.jpg").unlink()
     with pytest.raises(RecoError, match=r"masks/val/z\.png: has no image"):
-        catalog_split(benchmark, "val", ["cat", "dog"], table, need_masks=True)
+        catalog_split(split("cat", "dog"), table, need_masks=True)
     picture(benchmark / "images/val/deep/b.png")
     with pytest.raises(RecoError, match="would share a mask"):
         pair_masks(benchmark, "val", need_masks=True)

@@ -11,6 +11,7 @@ from reco.config import CRF
 from reco.cosegment import guidance, normalise, resize, sigmoid
 from reco.errors import RecoError
 from reco.experiment import Method
+from reco.geometry import Geometry
 from reco.refine import refine, shrink
 from reco.segment import (
     Knowledge,
@@ -18,7 +19,6 @@ from reco.segment import (
     least_salient,
     mask_writer,
     predict,
-    resize_shorter,
     saliency,
 )
 
@@ -112,7 +112,7 @@ def test_pixels_without_a_salient_concept_are_left_out(tmp_path):
     ("given", "wanted"), [((640, 320), (64, 32)), ((20, 30), (32, 48)), ((32, 90), (32, 90))]
 )
 def test_pictures_keep_their_shape(given, wanted):
-    assert resize_shorter(Image.new("RGB", given), 32).size == wanted
+    assert Geometry(32).picture(Image.new("RGB", given)).size == wanted
 
 
 def test_writer_maps_concepts_to_label_ids_and_finishes_its_queue(tmp_path):

@@ -76,7 +76,7 @@ USERS = {"params.model", "params.source"}
 # Placeholders that hold only names and numbers of ours: paths, slugs, fingerprints, counts.
 OURS = {
     *("log", "threads", "input", "output"),
-    *("wildcards.slug", "wildcards.split"),
+    *("wildcards.slug", "wildcards.split", "params.plus", "params.labels"),
     *("params.size", "params.variants", "params.temperature", "params.merge", "params.variant"),
 }
 

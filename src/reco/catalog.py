@@ -52,8 +52,8 @@ def catalog_split(split: Split, table: Path, *, need_masks: bool) -> None:
     rows = []
     for image, mask in track(reader.pairs(root, split.name, need_masks), f"list {split.name}"):
         if mask:
-            check_sizes(root / image, root / mask)
             reader.read_mask(root / mask)
+            check_sizes(root / image, root / mask)
         mask_key = _key(root / mask) if mask else ""
         rows.append((image, mask, reader.prediction_name(image), _key(root / image), mask_key))
     write_table(table, ["image", "mask", "prediction", "key", "mask_key"], rows)

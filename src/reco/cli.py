@@ -377,7 +377,9 @@ def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
     rows = []
     if experiment.index_labels:
         archives = [
-            (c.name, Path(experiment.archive(c.slug))) for c in experiment.targets if not c.reference
+            (concept.name, Path(experiment.archive(concept.slug)))
+            for concept in experiment.targets
+            if not concept.reference
         ]
         largest = experiment.config.all_archive_sizes[-1]
         rows = precision(archives, experiment.index_labels, range(1, largest + 1))

@@ -16,7 +16,7 @@ from reco.errors import RecoError
 from reco.files import fingerprint
 
 # Folders below data/ that belong to no experiment.
-SHARED = ("models", "packages", "photographs", "store")
+SHARED = ("datasets", "downloads", "models", "packages", "photographs", "store")
 
 
 class Section(BaseModel):
@@ -171,9 +171,9 @@ class Config(Section):
     seed: int = Field(0, ge=0, description="seed of everything random")
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda, mps")
     index: Annotated[StampsIndex | FolderIndex, Field(discriminator="kind")] = StampsIndex()
-    benchmark: (
-        Annotated[StampsBenchmark | FolderBenchmark, Field(discriminator="kind")] | None
-    ) = StampsBenchmark()
+    benchmark: Annotated[StampsBenchmark | FolderBenchmark, Field(discriminator="kind")] | None = (
+        StampsBenchmark()
+    )
     geometry: Literal["whole", "released"] = Field(
         "whole",
         description="which pixels of an image count: all, resized with antialias; or what the "

@@ -17,6 +17,7 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import atomic
 from reco.folder import read_image, read_table, write_table
+from reco.geometry import Geometry, archive_geometry
 from reco.models import Backend, Output, load
 from reco.progress import LOG, track
 from reco.store import Place, Store, read_places
@@ -71,7 +72,7 @@ def embed_archives(experiment: Experiment) -> None:
     Writes `Experiment.features` of every concept: rank, path, and shard and row of the dense and
     of the encoder features.
     """
-    config = experiment.config
+    config, geometry = experiment.config, archive_geometry(experiment.config)
     archives = {slug: read_table(experiment.archive(slug)) for slug in experiment.sources}
     items = {
         row["key"]: experiment.index_root / row["path"]
@@ -80,13 +81,21 @@ def embed_archives(experiment: Experiment) -> None:
     }
     places: dict[Output, dict[str, Place]] = {}
     for spec, kinds in roles_by_model(experiment).items():
-        model = load(spec, device=resolve_device(config.device))
+        model = load(
+            spec, device=resolve_device(config.device), statistics=config.models.statistics
+        )
+        version = model.version + ("-released" if geometry else "")
         stores = {
-            kind: Store(experiment.store(kind, spec, model.version, config.sizes.archive))
+            kind: Store(experiment.store(kind, spec, version, config.sizes.archive))
             for kind in kinds
         }
         bad = compute_missing(
-            model, stores, list(items.items()), config.sizes.archive, "features of archives"
+            model,
+            stores,
+            list(items.items()),
+            config.sizes.archive,
+            "features of archives",
+            geometry,
         )
         if bad:
             raise RecoError(
@@ -121,6 +130,7 @@ def compute_missing(
     items: Sequence[tuple[str, Path]],
     size: int,
     what: str,
+    geometry: Geometry | None = None,
 ) -> dict[str, str]:
     """Encode the images that any store lacks, resized and cropped to `size` pixels.
 
@@ -128,6 +138,7 @@ def compute_missing(
         stores: what the model gives -> where it is kept.
         items: (key, path) of every image that is needed.
         what: name of the stage in its progress.
+        geometry: how pictures are resized and cropped instead of the model's own way.
 
     Returns:
         key -> reason, for images that cannot be read.
@@ -137,7 +148,7 @@ def compute_missing(
     LOG.info("%s: %d of %d images to compute", what, len(todo), len({key for key, _ in items}))
     bad: dict[str, str] = {}
     encoded = track(
-        encode(model, load_images(todo.items(), model, size, bad), set(stores)),
+        encode(model, load_images(todo.items(), model, size, bad, geometry), set(stores)),
         what,
         total=len(todo),
     )
@@ -150,7 +161,11 @@ def compute_missing(
 
 
 def load_images(
-    items: Iterable[tuple[str, Path]], model: Backend, size: int, bad: dict[str, str]
+    items: Iterable[tuple[str, Path]],
+    model: Backend,
+    size: int,
+    bad: dict[str, str],
+    geometry: Geometry | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Decode and preprocess (key, path) pairs in threads, ahead of the network.
 
@@ -160,7 +175,10 @@ def load_images(
     def prepare(item: tuple[str, Path]) -> tuple[str, Tensor | RecoError]:
         key, path = item
         try:
-            return key, model.preprocess(read_image(path), size)
+            image = read_image(path)
+            if geometry:
+                return key, model.preprocess(geometry.picture(image), crop=False)
+            return key, model.preprocess(image, size)
         except RecoError as error:
             return key, error
 

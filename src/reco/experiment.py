@@ -198,9 +198,7 @@ class Experiment:
             for name, other in self.reader.context.items()
             if other in context and name not in context
         }
-        return [
-            Concept(name=name, reference=taken.get(name, "")) for name in self.reader.predicted
-        ]
+        return [Concept(name=name, reference=taken.get(name, "")) for name in self.reader.predicted]
 
     @cached_property
     def labels(self) -> list[str]:
@@ -216,7 +214,7 @@ class Experiment:
 
     @property
     def scored(self) -> list[str]:
-        """Names of the label ids that are scored: `labels`, or what the benchmark merges them to."""
+        """Names of the scored label ids: `labels`, or what the benchmark merges them to."""
         return self.labels if self.reader.merge is None else list(self.reader.classes)
 
     @cached_property
@@ -291,7 +289,9 @@ class Experiment:
 
     def _features(self, slug: str) -> str:
         models = [self.model("dense"), self.model("encoder")]
-        return fingerprint([self._archive(slug), models, self.config.sizes.archive])
+        config = self.config
+        pixels = [config.sizes.archive, config.models.statistics, config.geometry]
+        return fingerprint([self._archive(slug), models, pixels])
 
     @cached_property
     def _references(self) -> dict[str, str]:
@@ -317,7 +317,7 @@ class Experiment:
         return {
             "models": [self.model("dense"), self.model("encoder")],
             "size": config.sizes.benchmark,
-            "geometry": config.geometry,
+            "pixels": [config.geometry, config.models.statistics],
             "temperature": config.temperature,
             "crf": config.crf.model_dump(mode="json"),
             "labels": self.labels,

@@ -1,9 +1,9 @@
 """Geometry: which pixels of a picture are segmented and scored, and how they are resized.
 
-Two presets, `geometry` in the config. `whole`: all of them, resized with antialias. `released`: what
-the published code does, which differs between the benchmarks: the shorter side to 320 and a centre
-crop, by the nearest pixel on Cityscapes and COCO-Stuff, bilinear on PASCAL-Context; KITTI-STEP as
-it is. (On Cityscapes that is the middle half of the street, in jagged pictures.)
+Two presets, `geometry` in the config. `whole`: all of them, resized with antialias. `released`:
+what the published code does, which differs between the benchmarks: the shorter side to 320 and a
+centre crop, by the nearest pixel on Cityscapes and COCO-Stuff, bilinear on PASCAL-Context;
+KITTI-STEP as it is. (On Cityscapes that is the middle half of the street, in jagged pictures.)
 """
 
 from dataclasses import dataclass
@@ -58,6 +58,15 @@ class Geometry:
             left, top = (round((length - side) / 2) for length in image.size)
             image = image.crop((left, top, left + side, top + side))
         return image
+
+
+def archive_geometry(config: Config) -> Geometry | None:
+    """The geometry of archive images: the network's own (None), or the released code's.
+
+    The two differ in the filter alone: bicubic or bilinear, shorter side, centre crop.
+    """
+    released = config.geometry == "released"
+    return Geometry(config.sizes.archive, crop=True, resample=BILINEAR) if released else None
 
 
 def choose_geometry(config: Config) -> Geometry:

@@ -29,6 +29,7 @@ from reco.folder import IGNORE, read_table, write_labels
 from reco.models import Output, load
 from reco.progress import track
 from reco.refine import refine, shrink, use_one_thread
+from reco.split import Split
 
 
 def saliency(
@@ -255,7 +256,8 @@ def segment_split(
     config = experiment.config
     device = resolve_device(config.device)
     roles = roles_by_model(experiment)
-    models = {spec: load(spec, device=device) for spec in roles}
+    statistics = config.models.statistics
+    models = {spec: load(spec, device=device, statistics=statistics) for spec in roles}
 
     def encode(picture: np.ndarray) -> tuple[Tensor, Tensor]:
         image = Image.fromarray(picture)

@@ -1,4 +1,4 @@
-"""A split of a benchmark: its images, their ground truth and predictions, at the size they count."""
+"""A split of a benchmark: its images, ground truth and predictions, at the size they count."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

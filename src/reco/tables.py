@@ -116,9 +116,7 @@ def provenance(experiment: Experiment, what: str) -> str:
 def provenance_of_split(experiment: Experiment, images: Path) -> str:
     """The same for a table of scores; `images` is the list of the val split."""
     name, count = experiment.split("val").name, len(read_table(images))
-    return provenance(
-        experiment, f"split {name}: {count} images, {len(experiment.scored)} classes"
-    )
+    return provenance(experiment, f"split {name}: {count} images, {len(experiment.scored)} classes")
 
 
 def _percent(rows: pd.DataFrame, columns: dict[str, str]) -> dict[str, pd.Series]:

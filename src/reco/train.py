@@ -6,6 +6,7 @@ the sizes come from the config. No pixel label is read.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,11 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import atomic, read_json, write_json
 from reco.folder import IGNORE, read_image, read_mask, read_table, write_table
+from reco.geometry import BILINEAR, NEAREST, Geometry
 from reco.progress import track
 from reco.segment import mask_writer, read_pictures
 
+AS_THEY_ARE = Geometry(None)
 PACKAGED = "tu-tf_efficientnet_lite2"
 PACKAGED_WEIGHTS = "data/models/packaged/tf_efficientnet_lite2.safetensors"
 
@@ -137,7 +140,8 @@ class PseudoMasks(Dataset):
         return len(self.tasks)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        image, mask = read_pair(*self.tasks[i], self.geometry)
+        path, labels = self.tasks[i]
+        image, mask = read_pair(path, labels, self.geometry)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seeds[i])
             return self.augment(*crop_scaled(image, mask, self.size, self.scale))

@@ -6,8 +6,6 @@ experiment the checked lists of its images (`images/{index,train,val}.csv`).
 """
 
 DEBS = [f"data/packages/{package.file}" for package in read_packages(PACKAGES)]
-
-
 SCENES = f"{EXPERIMENT.scenes}/composed.json" if EXPERIMENT.composed else []
 # The folders of this index name what its images show.
 NAMED = SETTINGS.index.kind == "imagenet"

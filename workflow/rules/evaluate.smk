@@ -5,13 +5,29 @@ known (else a table without rows); `metrics.json` and `retrieval.json` are their
 `run.json` and `config.yaml` record what made them.
 """
 
+# Archives whose precision is measured; a concept that takes over a reference has none.
+RANKED = [EXPERIMENT.archive(slug) for slug in TARGETS if slug in EXPERIMENT.sources]
+
+SEGMENTED, TRAINED = (
+    [],
+    [],
+)  # what the numbers of masks come from, where there is a benchmark
+if SETTINGS.benchmark:
+    SEGMENTED = [f"{DATA}/images/val.csv", f"{DATA}/masks/val"]
+    SEGMENTED += expand(
+        f"{RESULTS}/{{name}}", name=["metrics.csv", "per_class.csv", "metrics.json"]
+    )
+if PLUS:
+    TRAINED = [f"{DATA}/images/train.csv", f"{DATA}/masks/train", f"{DATA}/masks/plus"]
+    TRAINED += [rules.train.output.weights]
+
 
 rule evaluate:
     input:
         images=f"{DATA}/images/val.csv",
         zero_shot=f"{DATA}/masks/val",
-        plus=rules.segment_plus.output.masks,
-        code=code("evaluate", "metrics"),
+        plus=PLUS,
+        code=code("evaluate", "metrics", "split", "geometry", "datasets"),
     output:
         metrics=f"{RESULTS}/metrics.csv",
         per_class=f"{RESULTS}/per_class.csv",
@@ -26,12 +42,17 @@ rule evaluate:
     resources:
         mem_mb=2000,
         runtime=120,
+    params:
+        plus=PLUS_OPTION,
+        # The rest of what scores depend on: names and geometry.
+        names=EXPERIMENT.scored,
+        geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
     shell:
         """
         reco --log {log} evaluate \
             --images {input.images} \
             --zero-shot {input.zero_shot} \
-            --plus {input.plus} \
+            {params.plus} \
             --metrics {output.metrics} \
             --per-class {output.per_class} \
             --summary {output.summary}
@@ -40,7 +61,7 @@ rule evaluate:
 
 rule precision:
     input:
-        archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
+        archives=RANKED,
         labels=[EXPERIMENT.index_labels] if EXPERIMENT.index_labels else [],
         scenes=rules.catalog.output.index,
         code=code("evaluate"),
@@ -59,7 +80,7 @@ rule precision:
         runtime=30,
     params:
         # Removing a concept changes no file, only this list.
-        archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
+        archives=RANKED,
     shell:
         """
         reco --log {log} precision \
@@ -73,16 +94,13 @@ rule record:
         # Their digests are recorded.
         packages=DEBS if EXPERIMENT.composed else [],
         weights=weights("retrieval", "dense", "encoder"),
-        images=rules.catalog.output,
+        index=rules.catalog.output,
         embeddings=rules.embed.output.embeddings,
         archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],
         references=[EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources],
-        pseudo_masks=f"{DATA}/masks/train",
-        zero_shot=f"{DATA}/masks/val",
-        plus=rules.segment_plus.output.masks,
-        reco_plus=rules.train.output.weights,
-        scores=rules.evaluate.output,
         retrieval=rules.precision.output,
+        segmented=SEGMENTED,
+        trained=TRAINED,
     output:
         run=f"{RESULTS}/run.json",
         merged=f"{RESULTS}/config.yaml",

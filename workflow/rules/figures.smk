@@ -6,12 +6,14 @@ Makes `results/<experiment>/{tables,figures}/` and the executed notebook.
 
 TABLES = expand(
     f"{RESULTS}/tables/{{name}}.{{suffix}}",
-    name=["components", "methods", "retrieval"],
+    name=["retrieval"] + ["components", "methods"] * bool(SETTINGS.benchmark),
     suffix=["md", "tex", "html"],
 )
 FIGURES = expand(
     f"{RESULTS}/figures/{{name}}.{{suffix}}",
-    name=["archives", "predictions", "archive_size", "precision", "training"],
+    name=["archives", "precision"]
+    + ["predictions", "archive_size"] * bool(SETTINGS.benchmark)
+    + ["training"] * bool(PLUS),
     suffix=["png", "pdf"],
 )
 
@@ -131,7 +133,7 @@ rule table_retrieval:
 rule figure_archives:
     input:
         retrieval=rules.precision.output.retrieval,
-        archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
+        archives=RANKED,
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         run=rules.record.output.run,
         code=code("figures"),
@@ -207,7 +209,7 @@ rule figure_predictions:
     input:
         images=f"{DATA}/images/val.csv",
         zero_shot=f"{DATA}/masks/val",
-        plus=rules.segment_plus.output.masks,
+        plus=PLUS,
         run=rules.record.output.run,
         code=code("figures"),
     output:
@@ -229,14 +231,16 @@ rule figure_predictions:
         mem_mb=1000,
         runtime=30,
     params:
-        methods=[EXPERIMENT.best.slug, EXPERIMENT.plus[-1].slug],
-        labels=EXPERIMENT.labels,
+        plus=PLUS_OPTION,
+        methods=[method.slug for method in [EXPERIMENT.best, *EXPERIMENT.plus[-1:]]],
+        labels=EXPERIMENT.scored,
+        geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
     shell:
         """
         reco --log {log} figure predictions \
             --images {input.images} \
             --zero-shot {input.zero_shot} \
-            --plus {input.plus} \
+            {params.plus} \
             --run {input.run} \
             {output}
         """
@@ -344,7 +348,7 @@ rule paper_figures:
     input:
         tables=[path for path in TABLES if path.endswith(".md")],
         figures=[path for path in FIGURES if path.endswith(".png")],
-        metrics=rules.evaluate.output.metrics,
+        metrics=rules.evaluate.output.metrics if SETTINGS.benchmark else [],
         run=rules.record.output.run,
         reported="workflow/resources/paper_numbers.csv",
     output:

@@ -11,7 +11,7 @@ rule segment:
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
-        code=code("segment", "crf", "experiment"),
+        code=code("segment", "crf", "experiment", "split", "geometry"),
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
     log:
@@ -29,7 +29,9 @@ rule segment:
         # Whatever changes the masks: concepts that were added or removed change these names.
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         settings=EXPERIMENT.inference_settings,
-        keep=lambda wildcards: SETTINGS.train.keep if wildcards.split == "train" else 1,
+        keep=lambda wildcards: (
+            SETTINGS.train.keep if SETTINGS.train and wildcards.split == "train" else 1
+        ),
     shell:
         """
         reco --log {log} segment \

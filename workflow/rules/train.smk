@@ -4,13 +4,18 @@ Reads `masks/train`; makes `reco_plus/` (weights, description, learning curve) a
 its predictions on the val split.
 """
 
+BACKBONE = SETTINGS.train.encoder if SETTINGS.train else None
+# ReCo+ is trained where there is something to score, unless `train` is null.
+PLUS = f"{DATA}/masks/plus" if SETTINGS.train and SETTINGS.benchmark else []
+PLUS_OPTION = f"--plus {PLUS}" if PLUS else ""
+
 
 rule train:
     input:
         images=f"{DATA}/images/train.csv",
         masks=f"{DATA}/masks/train",
-        weights=weights("encoder") if SETTINGS.train.encoder == "packaged" else [],
-        code=code("train"),
+        weights=weights("encoder") if BACKBONE == "packaged" else [],
+        code=code("train", "split", "geometry"),
     output:
         weights=f"{DATA}/reco_plus/model.safetensors",
         model=f"{DATA}/reco_plus/model.json",
@@ -27,7 +32,8 @@ rule train:
         runtime=1440,
         gpu=1,
     params:
-        settings=SETTINGS.train.model_dump(mode="json"),
+        settings=SETTINGS.model_dump(mode="json")["train"],
+        geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
         seed=SETTINGS.seed,
     shell:
         """
@@ -45,7 +51,7 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
-        code=code("train", "segment", "crf"),
+        code=code("train", "segment", "crf", "split", "geometry"),
     output:
         masks=directory(f"{DATA}/masks/plus"),
     log:

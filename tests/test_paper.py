@@ -1,0 +1,157 @@
+"""The paper's experiments: every config plans, and runs on miniatures of its datasets."""
+
+import re
+
+import miniatures
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, Project, job_counts
+
+from reco.config import load
+from reco.experiment import Experiment
+from reco.folder import read_table
+
+CONFIGS = sorted((ROOT / "config/paper").glob("*.yaml"))
+# Concepts that are retrieved and co-segmented, with the contexts that are no concepts themselves;
+# `vegetation` takes over the reference of `tree` on the two street datasets.
+SOURCES = {
+    "cityscapes": 27 - 1 + 1,
+    "coco_stuff": 171 + 2,
+    "kitti_step": 19 - 1 + 1,
+    "pascal_context": 59,
+}
+
+
+class Paper(Project):
+    """The project with miniatures of all datasets where the paper's configs expect them."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        data = self.folder / "data/datasets"
+        for name in ("imagenet", "cityscapes", "coco_stuff", "coco_stuff10k", "kitti_step"):
+            getattr(miniatures, f"make_{name}")(data / name)
+        miniatures.make_pascal_context(data / "pascal_context")
+
+    def use(self, name, **changes):
+        """Run the paper's config, changed, from now on."""
+        values = yaml.safe_load((ROOT / f"config/paper/{name}.yaml").read_text())
+        for key, value in changes.items():
+            both = isinstance(value, dict) and isinstance(values.get(key), dict)
+            values[key] = {**values[key], **value} if both else value
+        self.config = values
+        return self
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_plan_the_whole_experiment(path, tmp_path):
+    project = Paper(tmp_path).use(path.stem)
+    done = project.snakemake("--dry-run", "--quiet", "host")
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = job_counts(done.stdout + done.stderr)
+    assert plan["retrieve"] == plan["cosegment"] == SOURCES[path.stem]
+    assert plan["segment"] == (2 if project.config["train"] else 1)
+    assert ("train" in plan) == bool(project.config["train"])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_are_the_papers(path):
+    config = load(ROOT / "config/config.yaml", path)
+    assert config.archive_size == 50 and config.temperature == 10
+    assert [concept.name for concept in config.context] == "tree sky building road person".split()
+    assert config.cosegment.variant == "paper" and config.cosegment.merge == "mean"
+    crf = config.crf
+    assert (crf.size, crf.iterations, crf.gaussian_sxy, crf.gaussian_compat) == (None, 10, 1, 3)
+    assert (crf.bilateral_sxy, crf.bilateral_srgb, crf.bilateral_compat) == (67, 3, 4)
+    if config.train:
+        train = config.train
+        assert (train.iterations, train.batch, train.lr, train.size) == (20000, 8, 5e-4, 320)
+        assert train.scale == (0.5, 2.0) and train.jitter == 0.8 and train.backbone_lr == 0.1
+
+
+def test_vegetation_takes_over_the_reference_of_tree(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load("config/config.yaml", "config/paper/cityscapes.yaml")
+    experiment = Experiment(config)
+    assert experiment.reference("vegetation") == experiment.reference("tree")
+    assert experiment.reference("vegetation") != experiment.reference("terrain")
+    assert experiment.text("vegetation") != experiment.text("tree")
+    assert "vegetation" not in experiment.sources
+    alone = Experiment(config.model_copy(update={"context": []}))
+    assert "vegetation" in alone.sources
+
+
+SMALL = {
+    "device": "cpu",
+    "models": {"retrieval": "packaged", "dense": "packaged", "encoder": "packaged"},
+    "sizes": {"retrieval": 64, "archive": 64},
+    "archive_size": 4,
+    "crf": {"iterations": 2, "size": 64},
+    "train": {
+        "encoder": "packaged",
+        "encoder_weights": None,
+        "size": 64,
+        "iterations": 2,
+        "batch": 2,
+    },
+}
+
+
+@pytest.mark.slow
+def test_cityscapes_runs_to_the_figures(tmp_path):
+    """The whole experiment on a miniature: released geometry, ReCo+, reference taken over."""
+    project = Paper(tmp_path).use("cityscapes", **SMALL)
+    project.config["sizes"]["benchmark"] = 64
+    project.config["concepts"] = ["road", "car", {"name": "vegetation", "reference": "tree"}]
+    project.run()
+    assert project.plan() == {}
+    results = project.folder / "results/paper-cityscapes"
+    assert len({row["class"] for row in read_table(results / "per_class.csv")}) == 27
+    masks = sorted((project.folder / "data/paper-cityscapes/masks/plus").rglob("*.png"))
+    assert len(masks) == 2 * 6 and len({mask.name for mask in masks}) == 6
+    retrieval = (results / "tables/retrieval.md").read_text()
+    assert "vegetation" in retrieval
+    for name in ("archives", "predictions"):
+        assert (results / f"figures/{name}.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_coco_stuff_predicts_many_and_scores_few(tmp_path):
+    """Fine concepts are predicted, coarse classes scored; no ReCo+."""
+    project = Paper(tmp_path).use("coco_stuff", **SMALL, concepts=["person", "dog", "grass"])
+    project.config["sizes"]["benchmark"] = 64
+    project.config["train"] = None
+    project.run()
+    assert project.plan() == {}
+    results = project.folder / "results/paper-coco-stuff"
+    rows = read_table(results / "per_class.csv")
+    assert len({row["class"] for row in rows}) == 27
+    assert {row["method"] for row in rows} == {"denseclip", "reference", "reco"}
+    assert not (results / "figures/training.png").exists()
+    assert re.search(
+        r"split val: \d+ images, 27 classes", (results / "tables/methods.md").read_text()
+    )
+    assert np.isfinite(
+        [float(row["mean_iou"]) for row in read_table(results / "metrics.csv")]
+    ).all()
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [("gtFine/val", "has no mask"), ("leftImg8bit/val", "cityscapes-dataset.com")],
+)
+def test_a_dataset_that_is_not_whole_stops_at_once(tmp_path, monkeypatch, lost, message):
+    import shutil
+
+    from reco.catalog import catalog_split
+    from reco.errors import RecoError
+
+    root = miniatures.make_cityscapes(tmp_path / "cityscapes")
+    shutil.rmtree(root / lost)
+    monkeypatch.chdir(ROOT)
+    config = load("config/config.yaml", "config/paper/cityscapes.yaml")
+    benchmark = config.benchmark.model_copy(update={"root": root})
+    split = Experiment(config.model_copy(update={"benchmark": benchmark})).split("val")
+    with pytest.raises(RecoError, match=message):
+        catalog_split(split, tmp_path / "val.csv", need_masks=True)
+    assert not (tmp_path / "val.csv").exists()
