@@ -67,16 +67,16 @@ rule download:
         listing=ancient(DOWNLOADS),
     output:
         record="data/downloads/{name}.json",
-    wildcard_constraints:
-        name="|".join(FETCHABLE),
     log:
         f"{DATA}/logs/download/{{name}}.log",
     benchmark:
         f"{DATA}/benchmarks/download/{{name}}.tsv"
+    wildcard_constraints:
+        name="|".join(FETCHABLE),
+    retries: 2
     conda:
         "../../environment.yml"
     threads: 1
-    retries: 2
     resources:
         mem_mb=1000,
         runtime=600,
