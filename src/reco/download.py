@@ -895,8 +895,13 @@ def _members(archive: Path, kind: Literal["zip", "tar"]) -> Iterator[Iterator[_M
             )
     else:
         with tarfile.open(archive, "r:*") as tarred:
-            yield (
-                _Member(info.name, info.size, info.isreg(), partial(tarred.extractfile, info))
-                for info in tarred
-                if not info.isdir()
-            )
+            yield _of_tar(tarred)
+
+
+def _of_tar(tarred: tarfile.TarFile) -> Iterator[_Member]:
+    for info in tarred:
+        if not info.isdir():
+            yield _Member(info.name, info.size, info.isreg(), partial(tarred.extractfile, info))
+    if tarred.fileobj is not None:  # a compressed archive has its checksum at its end
+        while tarred.fileobj.read(CHUNK):
+            pass
