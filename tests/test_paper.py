@@ -28,10 +28,13 @@ class Paper(Project):
 
     def __init__(self, folder):
         super().__init__(folder)
-        data = self.folder / "data/datasets"
-        for name in ("imagenet", "cityscapes", "coco_stuff", "coco_stuff10k", "kitti_step"):
-            getattr(miniatures, f"make_{name}")(data / name)
-        miniatures.make_pascal_context(data / "pascal_context")
+        data = self.folder / "data/downloads"
+        miniatures.make_imagenet(data / "imagenet")
+        miniatures.make_cityscapes(data / "cityscapes")
+        miniatures.make_coco_stuff(data / "cocostuff", stego=True)
+        miniatures.make_coco_stuff10k(data / "cocostuff10k")
+        miniatures.make_kitti_step(data / "kitti-step", sorted_by_split=True)
+        miniatures.make_pascal_context(data / "pascal-context")
 
     def use(self, name, **changes):
         """Run the paper's config, changed, from now on."""

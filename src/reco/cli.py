@@ -125,6 +125,47 @@ def fetch(packages: Path, source: str, folder: Path) -> None:
 
 
 @commands.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option(
+    "--folder", type=FILE, default="data/downloads", show_default=True, help="Where they go."
+)
+@click.option(
+    "--root", type=FILE, help="Where a data set lies that you signed for.  [default: FOLDER/NAME]"
+)
+@click.option(
+    "--listing", type=FILE, default="config/downloads.yaml", show_default=True, help="The list."
+)
+def download(names: tuple[str, ...], folder: Path, root: Path | None, listing: Path) -> None:
+    """Fetch data sets and weights of the paper, check and unpack them.
+
+    NAMES are those of config/downloads.yaml. What its owners give only to those who sign up is
+    not fetched: the command says where to sign and what is missing.
+    """
+    from reco.download import fetch_download
+
+    for name in names:
+        fetch_download(name, folder, listing=listing, root=root)
+
+
+@commands.command()
+@click.argument("kind", type=click.Choice(["embeddings", "references"]))
+@click.argument("source", metavar="PICKLE", type=FILE)
+@click.argument("out", type=FILE)
+def convert(kind: str, source: Path, out: Path) -> None:
+    """Convert a pickle that the paper's authors released; nothing in it is executed.
+
+    embeddings: of images, to OUT (.npy) and the list of files beside it (.csv).
+    references: embeddings of concepts, to OUT (.safetensors).
+    """
+    from reco.unpickle import convert_embeddings, convert_references
+
+    if kind == "embeddings":
+        convert_embeddings(source, out, out.with_suffix(".csv"))
+    else:
+        convert_references(source, out)
+
+
+@commands.command()
 @CONFIG
 @click.option(
     "--packages", type=FILE, default="data/packages", show_default=True, help="The .debs."

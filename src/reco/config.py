@@ -16,7 +16,7 @@ from reco.errors import RecoError
 from reco.files import fingerprint
 
 # Folders below data/ that belong to no experiment.
-SHARED = ("datasets", "downloads", "models", "packages", "photographs", "store")
+SHARED = ("downloads", "models", "packages", "photographs", "store")
 
 
 class Section(BaseModel):

@@ -2,8 +2,16 @@
 
 Makes the converted weights of the packaged models; for `stamps` the photographs (`data/packages`,
 `data/photographs`) and the scenes composed from them (`data/<experiment>/scenes`); for every
-experiment the checked lists of its images (`images/{index,train,val}.csv`).
+experiment the checked lists of its images (`images/{index,train,val}.csv`). On demand, `download`
+fetches what `config/downloads.yaml` lists: `snakemake data/downloads/<name>.json`.
 """
+
+from reco.download import DOWNLOADS, read_downloads
+
+try:
+    FETCHABLE = [entry.name for entry in read_downloads(DOWNLOADS).downloads]
+except RecoError as error:
+    raise WorkflowError(str(error)) from None
 
 DEBS = [f"data/packages/{package.file}" for package in read_packages(PACKAGES)]
 SCENES = f"{EXPERIMENT.scenes}/composed.json" if EXPERIMENT.composed else []
@@ -54,6 +62,32 @@ rule fetch:
             --packages {input.packages} \
             --source {params.source:q} \
             --folder data/packages
+        """
+
+
+rule download:
+    input:
+        listing=ancient(DOWNLOADS),
+    output:
+        record="data/downloads/{name}.json",
+    log:
+        f"{DATA}/logs/download/{{name}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/download/{{name}}.tsv"
+    wildcard_constraints:
+        name="|".join(FETCHABLE),
+    retries: 2
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=600,
+    shell:
+        """
+        reco --log {log} download {wildcards.name} \
+            --listing {input.listing} \
+            --folder data/downloads
         """
 
 
