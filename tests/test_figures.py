@@ -313,7 +313,7 @@ def test_commands_make_every_table_and_figure(experiment):
     reco("figure archives", config, ranks, "--concept fire-truck", figure.format("archive"))
     reco("figure predictions", config, images, masks, figure.format("predictions"))
     reco("figure archive-size", config, scores, figure.format("archive_size"))
-    reco("figure precision", ranks, index, figure.format("precision"))
+    reco("figure precision", config, ranks, index, figure.format("precision"))
     reco("figure training --curve curve.csv", figure.format("training"))
     for name in ("archives", "archive", "predictions", "archive_size", "precision", "training"):
         assert Path(f"{name}.png").stat().st_size > 1000 < Path(f"{name}.pdf").stat().st_size

@@ -12,7 +12,6 @@ from reco.config import load
 from reco.experiment import Experiment
 from reco.folder import read_table
 
-CONFIGS = sorted((ROOT / "config/paper").glob("*.yaml"))
 # Concepts that are retrieved and co-segmented, with the contexts that are no concepts themselves;
 # `vegetation` takes over the reference of `tree` on the two street datasets.
 SOURCES = {
@@ -21,6 +20,8 @@ SOURCES = {
     "kitti_step": 19 - 1 + 1,
     "pascal_context": 59,
 }
+PAPER = ROOT / "config/paper"
+CONFIGS = [PAPER / f"{name}.yaml" for name in SOURCES]
 
 
 class Paper(Project):
@@ -55,6 +56,28 @@ def test_configs_plan_the_whole_experiment(path, tmp_path):
     assert plan["retrieve"] == plan["cosegment"] == SOURCES[path.stem]
     assert plan["segment"] == (2 if project.config["train"] else 1)
     assert ("train" in plan) == bool(project.config["train"])
+
+
+def test_the_retrieval_study_stops_after_retrieval(tmp_path):
+    project = Paper(tmp_path).use("retrieval")
+    done = project.snakemake("--dry-run", "--quiet", "host")
+    plan = job_counts(done.stdout + done.stderr)
+    assert plan["retrieve"] == 996  # names of ImageNet's classes that are one class's alone
+    assert not {"features", "cosegment", "segment", "train", "evaluate"} & set(plan)
+
+
+STUDIES = sorted([*PAPER.glob("encoders/*.yaml"), *PAPER.glob("retrieval/*.yaml")])
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_studies_change_a_model_and_are_compared(path):
+    base = {"encoders": "pascal_context", "retrieval": "retrieval"}[path.parent.name]
+    plain = load(ROOT / "config/config.yaml", PAPER / f"{base}.yaml")
+    study = load(ROOT / "config/config.yaml", PAPER / f"{base}.yaml", path)
+    assert study.models != plain.models
+    assert {plain.experiment, study.experiment} <= set(plain.compare)
+    same = {"experiment", "models", "sizes"}
+    assert study.model_dump(exclude=same) == plain.model_dump(exclude=same)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -644,26 +644,39 @@ def figure_archive_size(
 
     from reco.figures import archive_size_figure, write_figure
 
-    best = _experiment(config_file).best
-    write_figure(archive_size_figure(pd.read_csv(metrics), best), *files, remark=uncommitted(run))
+    experiment = _experiment(config_file)
+    label, others = experiment.compared("metrics.csv")
+    drawn = archive_size_figure(
+        pd.read_csv(metrics),
+        experiment.best,
+        label or "ReCo",
+        {name: pd.read_csv(path) for name, path in others.items()},
+    )
+    write_figure(drawn, *files, remark=uncommitted(run))
 
 
 @figure.command("precision")
+@CONFIG
 @RETRIEVAL_TABLE
 @images_option("images of the index")
 @RUN
 @FILES
-def figure_precision(retrieval: Path, images: Path, run: Path, files: tuple[Path, ...]) -> None:
+def figure_precision(
+    config_file: Path, retrieval: Path, images: Path, run: Path, files: tuple[Path, ...]
+) -> None:
     """Precision of retrieval against the number of images in an archive."""
     import pandas as pd
 
     from reco.figures import precision_figure, write_figure
 
-    write_figure(
-        precision_figure(pd.read_csv(retrieval), len(pd.read_csv(images))),
-        *files,
-        remark=uncommitted(run),
+    label, others = _experiment(config_file).compared("retrieval.csv")
+    drawn = precision_figure(
+        pd.read_csv(retrieval),
+        len(pd.read_csv(images)),
+        label,
+        {name: pd.read_csv(path) for name, path in others.items()},
     )
+    write_figure(drawn, *files, remark=uncommitted(run))
 
 
 @figure.command("training")

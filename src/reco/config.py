@@ -195,6 +195,11 @@ class Config(Section):
     archive_sizes: list[int] = Field(
         [5, 10], description="further archive sizes, for the curve of mIoU against k"
     )
+    compare: dict[str, str] = Field(
+        {},
+        description="experiments to draw beside this one in the figures of archive size and "
+        "precision, with their labels; those without results are left out",
+    )
     temperature: float = Field(10.0, gt=0, description="scale of the cosine in dense saliency")
     cosegment: Cosegment = Cosegment()
     crf: CRF = CRF()

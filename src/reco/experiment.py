@@ -76,6 +76,21 @@ class Experiment:
         """Folder of what people read."""
         return f"results/{self.config.experiment}"
 
+    def compared(self, table: str) -> tuple[str, dict[str, Path]]:
+        """Label of this experiment in comparisons ("" = none given), and the others' tables.
+
+        Args:
+            table: name of a file of results; experiments that do not have it are left out.
+        """
+        own = self.config.experiment
+        others = {
+            label: Path("results", name, table)
+            for name, label in self.config.compare.items()
+            if name != own
+        }
+        found = {label: path for label, path in others.items() if path.exists()}
+        return self.config.compare.get(own, ""), found
+
     # ---- images -------------------------------------------------------------------------------
 
     @property

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps, rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize, to_rgb
@@ -50,6 +52,8 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = PALETTE = (
     *("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
 )
 GREY = "#999999"
+# Of lines in one plot; vermilion is that of baselines.
+LINES = (BLUE, GREEN, ORANGE, PURPLE, SKY, YELLOW, GREY, "#000000", "#7F4F24")
 OUTLINE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2}
 
 
@@ -402,32 +406,53 @@ def overlay(
 
 
 @rc_context(STYLE)
-def archive_size_figure(metrics: pd.DataFrame, best: Method) -> Figure:
-    """mIoU of ReCo (all parts but the CRF) against archive size, beside DenseCLIP."""
-    plain = metrics[~metrics.crf.astype(bool)]
-    reco = plain[(plain.method == "reco") & (plain.lgc == best.lgc) & (plain.ce == best.ce)]
-    reco = reco.sort_values("archive_size")
+def archive_size_figure(
+    metrics: pd.DataFrame,
+    best: Method,
+    label: str = "ReCo",
+    others: Mapping[str, pd.DataFrame] = MappingProxyType({}),
+) -> Figure:
+    """mIoU of ReCo (all parts but the CRF) against archive size, beside DenseCLIP.
+
+    Args:
+        metrics: metrics.csv.
+        best: ReCo with all its parts.
+        label: of this experiment.
+        others: metrics.csv of further experiments, by label.
+    """
     figure, ax = _plot("images in an archive (k)", "mIoU (%)")
-    ax.plot(reco.archive_size, 100 * reco.mean_iou, color=BLUE, marker="o", label="ReCo")
-    for k, value in zip(reco.archive_size, 100 * reco.mean_iou, strict=True):
-        ax.annotate(
-            f"{value:.1f}", (k, value), (0, 6), textcoords="offset points", ha="center", color=BLUE
-        )
-    for value in 100 * plain[plain.method == "denseclip"].mean_iou:
-        ax.axhline(value, color=VERMILION, linestyle="--", label=f"DenseCLIP: {value:.1f}")
+    for color, (name, table) in zip(LINES, [(label, metrics), *others.items()], strict=False):
+        plain = table[~table.crf.astype(bool)]
+        reco = plain[(plain.method == "reco") & (plain.lgc == best.lgc) & (plain.ce == best.ce)]
+        reco = reco.sort_values("archive_size")
+        ax.plot(reco.archive_size, 100 * reco.mean_iou, color=color, marker="o", label=name)
+        for k, value in zip(reco.archive_size, 100 * reco.mean_iou, strict=True):
+            if not others:
+                _label_point(ax, k, value, color)
+        if table is metrics:
+            ax.set_xticks(reco.archive_size)
+            for value in 100 * plain[plain.method == "denseclip"].mean_iou:
+                name = f"DenseCLIP: {value:.1f}"
+                ax.axhline(value, color=VERMILION, linestyle="--", label=name)
     ax.margins(x=0.12, y=0.2)
-    ax.set_xticks(reco.archive_size)
     ax.legend(loc="best")
     return figure
 
 
 @rc_context(STYLE)
-def precision_figure(retrieval: pd.DataFrame, images: int) -> Figure:
+def precision_figure(
+    retrieval: pd.DataFrame,
+    images: int,
+    label: str = "",
+    others: Mapping[str, pd.DataFrame] = MappingProxyType({}),
+) -> Figure:
     """Mean precision of the archives against their size, its spread over concepts, and chance.
 
     Args:
         retrieval: retrieval.csv of `reco precision`; may have no rows.
         images: number of images in the index.
+        label: of this experiment; "" = the number of its concepts.
+        others: retrieval.csv of further experiments, by label; of these the mean alone.
     """
     figure, ax = _plot("images in an archive (k)", "precision (%)")
     ax.set_ylim(0, 102)
@@ -438,21 +463,36 @@ def precision_figure(retrieval: pd.DataFrame, images: int) -> Figure:
         text = "Labels are given with the key index.labels of the config."
         _write(ax, 0.5, 0.47, text, ha="center", va="top", color="#555555")
         return figure
-    wide = 100 * retrieval.pivot(index="k", columns="concept", values="precision").astype(float)
+    wide = _precision_by_k(retrieval)
     low, high = wide.quantile(0.25, axis=1), wide.quantile(0.75, axis=1)
     ax.fill_between(wide.index, low, high, color=SKY, alpha=0.4, linewidth=0)
     mean = wide.mean(axis=1)
-    ax.plot(mean, color=BLUE, linewidth=2, marker="o" if len(mean) == 1 else None)
+    label = label or f"mean of {wide.shape[1]} concepts"
+    handles: list[Artist] = []
+    tables = {label: retrieval, **others}
+    for color, (name, table) in zip(LINES, tables.items(), strict=False):
+        line = mean if name == label else _precision_by_k(table).mean(axis=1)
+        ax.plot(line, color=color, linewidth=2, marker="o" if len(line) == 1 else None)
+        handles.append(Line2D([], [], color=color, linewidth=2, label=name))
     chance = 100 * retrieval.drop_duplicates("concept").in_index.mean() / images
     ax.axhline(chance, color=VERMILION, linestyle="--")
-    handles = [
-        Line2D([], [], color=BLUE, linewidth=2, label=f"mean of {wide.shape[1]} concepts"),
+    handles += [
         Patch(color=SKY, alpha=0.4, label="middle half of the concepts"),
         Line2D([], [], color=VERMILION, linestyle="--", label=f"chance ({chance:.1f} %)"),
     ]
     figure.legend(handles=handles, loc="outside right center")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
+
+
+def _precision_by_k(retrieval: pd.DataFrame) -> pd.DataFrame:
+    """Percent, a row per k, a column per concept."""
+    wide = retrieval.pivot(index="k", columns="concept", values="precision")
+    return 100 * wide.astype(float)
+
+
+def _label_point(ax: Axes, x: float, y: float, color: str) -> None:
+    ax.annotate(f"{y:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center", color=color)
 
 
 @rc_context(STYLE)

@@ -70,7 +70,7 @@ def noted_state():
     record = Path(EXPERIMENT.scenes, "composed.json")
     composed = read_json(record)["state"] if record.exists() else None
     for part in ("index", "benchmark"):
-        if getattr(SETTINGS, part).kind == "stamps":
+        if getattr(getattr(SETTINGS, part), "kind", None) == "stamps":
             if composed is None or composed[part] == state[part]:
                 state[part] = "as composed"
     return state

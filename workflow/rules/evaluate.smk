@@ -13,7 +13,8 @@ SEGMENTED, TRAINED = (
     [],
 )  # what the numbers of masks come from, where there is a benchmark
 if SETTINGS.benchmark:
-    SEGMENTED = [f"{DATA}/images/val.csv", f"{DATA}/masks/val"]
+    SEGMENTED = [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
+    SEGMENTED += [f"{DATA}/images/val.csv", f"{DATA}/masks/val"]
     SEGMENTED += expand(
         f"{RESULTS}/{{name}}", name=["metrics.csv", "per_class.csv", "metrics.json"]
     )
@@ -97,7 +98,6 @@ rule record:
         index=rules.catalog.output,
         embeddings=rules.embed.output.embeddings,
         archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],
-        references=[EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources],
         retrieval=rules.precision.output,
         segmented=SEGMENTED,
         trained=TRAINED,

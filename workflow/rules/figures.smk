@@ -11,8 +11,8 @@ TABLES = expand(
 )
 FIGURES = expand(
     f"{RESULTS}/figures/{{name}}.{{suffix}}",
-    name=["archives", "precision"]
-    + ["predictions", "archive_size"] * bool(SETTINGS.benchmark)
+    name=["precision"]
+    + ["archives", "predictions", "archive_size"] * bool(SETTINGS.benchmark)
     + ["training"] * bool(PLUS),
     suffix=["png", "pdf"],
 )
@@ -249,6 +249,7 @@ rule figure_predictions:
 rule figure_archive_size:
     input:
         metrics=rules.evaluate.output.metrics,
+        compared=list(EXPERIMENT.compared("metrics.csv")[1].values()),
         run=rules.record.output.run,
         code=code("figures"),
     output:
@@ -269,6 +270,8 @@ rule figure_archive_size:
     resources:
         mem_mb=500,
         runtime=5,
+    params:
+        compare=SETTINGS.compare,
     shell:
         """
         reco --log {log} figure archive-size \
@@ -282,6 +285,7 @@ rule figure_precision:
     input:
         retrieval=rules.precision.output.retrieval,
         images=rules.embed.output.images,
+        compared=list(EXPERIMENT.compared("retrieval.csv")[1].values()),
         run=rules.record.output.run,
         code=code("figures"),
     output:
@@ -302,6 +306,8 @@ rule figure_precision:
     resources:
         mem_mb=500,
         runtime=5,
+    params:
+        compare=SETTINGS.compare,
     shell:
         """
         reco --log {log} figure precision \
