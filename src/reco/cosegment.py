@@ -79,7 +79,7 @@ def cosegment(
         raise ValueError(f"variant must be 'paper' or 'released', not {variant!r}")
     support = best.mean(1).reshape(n, h * w)
     seeds = support.argmax(1)
-    reference = merge_seeds(pixels[np.arange(n), seeds], merge)
+    reference = merge_seeds(pixels[_beside(np.arange(n), seeds), seeds], merge)
     places = xp.stack([seeds // w, seeds % w], 1)
     support = support.reshape(n, h, w)
     return Cosegmentation(*(_like(result, features) for result in (reference, places, support)))
