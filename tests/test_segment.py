@@ -240,8 +240,9 @@ if __name__ == "__main__":
     start, process = used(resource.RUSAGE_SELF), libraries()
     with torch.inference_mode():
         if sys.argv[1] == "predict":
-            for _, _, maps in predict(encoder, dense, knowledge, methods, (320, 320)):
-                maps.argmax(0)
+            for _, method, maps in predict(encoder, dense, knowledge, methods, (320, 320)):
+                if method.crf:  # the others need less, and time
+                    maps.argmax(0), maps.softmax(0)
         elif sys.argv[1] == "saliency":
             references = knowledge.references["lgc-ce-k50"]
             saliency(encoder, references, dense, knowledge.texts, (320, 320)).argmax(1)
