@@ -34,3 +34,35 @@ def test_bad_inputs_are_named():
         matrix.update(np.zeros((2, 2), int), np.zeros((2, 3), int))
     with pytest.raises(ValueError, match=r"0\.\.2"):
         matrix.update(np.zeros(4, int), np.full(4, 3))
+
+
+def test_iou_of_a_class_that_is_only_predicted_is_0():
+    """As in the released evaluation: the mean over the classes of the ground truth is another."""
+    data = np.load(FIXTURE)
+    matrix = ConfusionMatrix(7)
+    matrix.update(data["gt"], data["pred"])
+    assert matrix.iou[5] == 0 and np.isnan(matrix.iou[6]) and not np.isnan(matrix.iou[:6]).any()
+    elsewhere = np.delete(matrix.iou, [5, 6]).mean()
+    assert elsewhere == pytest.approx(float(data["mean_iou_gt_classes_only"]))
+    frequency = matrix.counts.sum(1) / matrix.counts.sum()
+    weighted = np.nansum(frequency * matrix.iou)
+    assert weighted == pytest.approx(float(data["freq_weighted"]))
+
+
+def test_first_image_fixture():
+    data = np.load(FIXTURE)
+    matrix = ConfusionMatrix(7)
+    matrix.update(data["gt"][0], data["pred"][0])
+    np.testing.assert_allclose(matrix.iou, data["first_image_iou"])
+    assert matrix.mean_iou == pytest.approx(float(data["first_image_mean_iou"]))
+
+
+@pytest.mark.parametrize("ignored", [-1, -2, 7, 255, 65535])
+def test_pixels_without_a_label_drop_out(ignored):
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(0, 7, (2, 30, 40))
+    some, all_ = ConfusionMatrix(7), ConfusionMatrix(7)
+    all_.update(labels[:, :20], predictions[:, :20])
+    labels[:, 20:] = ignored
+    some.update(labels, predictions)
+    np.testing.assert_array_equal(some.counts, all_.counts)

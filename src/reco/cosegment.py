@@ -1,21 +1,32 @@
 """Co-segment: what do the images of an archive have in common? (paper section 3.2)
 
-Plain NumPy, one matrix product per archive image; the (n h w)^2 adjacency matrix of the paper
-never exists. No deep-learning framework is imported: a job per concept must start in no time.
+One matrix product per archive image; the (n h w)^2 adjacency matrix of the paper never exists.
+Arrays are NumPy's or PyTorch's, and results are of the caller's kind. NumPy needs no deep-learning
+framework, and none is imported here: a job per concept must start in no time. Tensors in main
+memory are computed on by NumPy, so that their seeds are NumPy's to the last tie; tensors on an
+accelerator are computed on there. All arithmetic is in float32: float64 is rounded to it, float16
+and bfloat16 are widened.
 """
 
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Merge = Literal["mean", "weighted", "winner"]
 Variant = Literal["paper", "released"]
+Array = TypeVar("Array", np.ndarray, "Tensor")
+
+MAIN_MEMORY = ("cpu",)  # tensors of these devices go to NumPy
 
 
 @dataclass(frozen=True)
-class Cosegmentation:
-    """The result of `cosegment`.
+class Cosegmentation(Generic[Array]):
+    """The result of `cosegment`, arrays of the features' kind.
 
     Attributes:
         reference: (c,) float32, L2-normalised reference embedding.
@@ -23,18 +34,18 @@ class Cosegmentation:
         support: (n, h, w) float32, mean over images of the best match (higher = more in common).
     """
 
-    reference: np.ndarray
-    seeds: np.ndarray
-    support: np.ndarray
+    reference: Array
+    seeds: Array
+    support: Array
 
 
 def cosegment(
-    features: np.ndarray,
-    weights: np.ndarray | None = None,
+    features: Array,
+    weights: Array | None = None,
     *,
     merge: Merge = "mean",
     variant: Variant = "paper",
-) -> Cosegmentation:
+) -> Cosegmentation[Array]:
     """Find one seed per image and merge them into the concept's reference embedding.
 
     With f the L2-normalised features, A[(i,p),(j,q)] = <f_ip, f_jq> * weights_jq; the support of
@@ -50,33 +61,31 @@ def cosegment(
             does by a slip in a slice (docs/deviations.md); `paper` over image j.
 
     Raises:
-        ValueError: shapes that do not fit, an empty archive, or values that are not finite.
+        ValueError: shapes that do not fit, an empty archive, features that are not finite, weights
+            outside [0, 1] or nan, an unknown merge or variant.
     """
-    features = np.asarray(features, dtype=np.float32)
-    if features.ndim != 4 or 0 in features.shape:
-        raise ValueError(f"features must be (n, c, h, w) and not empty, not {features.shape}")
-    if not np.isfinite(features).all():
+    values = _float32(features)
+    if values.ndim != 4 or 0 in values.shape:
+        raise ValueError(f"features must be (n, c, h, w) and not empty, not {tuple(values.shape)}")
+    xp = _namespace(values)
+    if not xp.isfinite(values).all():
         raise ValueError("features hold nan or infinity")
-    n, c, h, w = features.shape
-    if weights is None:
-        weights = np.ones((n, h, w), dtype=np.float32)
-    weights = np.asarray(weights, dtype=np.float32)
-    if weights.shape != (n, h, w):
-        raise ValueError(f"weights must be {(n, h, w)}, not {weights.shape}")
-    pixels = features.reshape(n, c, h * w).transpose(0, 2, 1)  # (n, hw, c)
-    best = best_matches(normalise(pixels), weights.reshape(n, h * w))
+    n, c, h, w = values.shape
+    pixels = values.reshape(n, c, h * w).swapaxes(1, 2)  # (n, hw, c)
+    best = best_matches(normalise(pixels), _column_weights(weights, values))
     if variant == "released":
-        best = np.stack([best[:, j : 2 * j + 1].max(1) for j in range(n)], axis=1)
+        best = xp.stack([xp.amax(best[:, j : 2 * j + 1], 1) for j in range(n)], 1)
     elif variant != "paper":
         raise ValueError(f"variant must be 'paper' or 'released', not {variant!r}")
     support = best.mean(1).reshape(n, h * w)
     seeds = support.argmax(1)
-    reference = merge_seeds(pixels[np.arange(n), seeds], merge)
-    rows, columns = np.divmod(seeds, w)
-    return Cosegmentation(reference, np.stack([rows, columns], 1), support.reshape(n, h, w))
+    reference = merge_seeds(pixels[_beside(np.arange(n), seeds), seeds], merge)
+    places = xp.stack([seeds // w, seeds % w], 1)
+    support = support.reshape(n, h, w)
+    return Cosegmentation(*(_like(result, features) for result in (reference, places, support)))
 
 
-def best_matches(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def best_matches(pixels: Any, weights: Any) -> Any:
     """Each pixel's best weighted match in each image.
 
     Args:
@@ -88,21 +97,20 @@ def best_matches(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
         (n * p, n) float32.
     """
     n, p, c = pixels.shape
-    rows = np.ascontiguousarray(pixels.reshape(n * p, c))
-    best = np.empty((n * p, n), dtype=np.float32)
-    for j in range(n):
-        columns = pixels[j] * weights[j, :, None]
-        best[:, j] = (rows @ columns.T).max(1)
-    return best
+    xp = _namespace(pixels)
+    rows = pixels.reshape(n * p, c)
+    columns = (pixels[j] * weights[j, :, None] for j in range(n))
+    return xp.stack([xp.amax(rows @ block.T, 1) for block in columns], 1)
 
 
-def merge_seeds(seeds: np.ndarray, merge: Merge = "mean") -> np.ndarray:
+def merge_seeds(seeds: Any, merge: Merge = "mean") -> Any:
     """Merge raw seed features (n, c) into one L2-normalised vector (c,); see `cosegment`."""
     n = len(seeds)
     if merge == "mean":
         merged = seeds.mean(0)
     elif merge == "weighted":
-        merged = ((1 - np.arange(n, dtype=np.float32) / n)[:, None] * seeds).sum(0)
+        falling = _beside(1 - np.arange(n, dtype=np.float32) / n, seeds)
+        merged = (falling[:, None] * seeds).sum(0)
     elif merge == "winner":
         unit = normalise(seeds)
         merged = seeds[(unit @ unit.sum(0)).argmax()]
@@ -112,11 +120,11 @@ def merge_seeds(seeds: np.ndarray, merge: Merge = "mean") -> np.ndarray:
 
 
 def guidance(
-    dense_features: np.ndarray,
-    text: np.ndarray,
+    dense_features: Array,
+    text: Array,
     size: tuple[int, int],
     temperature: float = 10.0,
-) -> np.ndarray:
+) -> Array:
     """Language-guided saliency: sigmoid(temperature * cosine), squashed first and resized after.
 
     Args:
@@ -125,16 +133,18 @@ def guidance(
         size: (height, width) of the result.
 
     Returns:
-        (n, *size) float32, or (n, m, *size) for several concepts.
+        (n, *size) float32, or (n, m, *size) for several concepts, of the features' kind.
     """
-    text = np.asarray(text, dtype=np.float32)
-    unit = normalise(np.asarray(dense_features, dtype=np.float32), axis=1)
-    cosine = np.einsum("ndhw,md->nmhw", unit, np.atleast_2d(text))
-    maps = resize(sigmoid(np.float32(temperature) * cosine), size)
-    return maps if text.ndim == 2 else maps[:, 0]
+    unit = normalise(_float32(dense_features), axis=1)
+    vectors = _beside(_float32(text), unit)
+    several = vectors.ndim == 2
+    xp = _namespace(unit)
+    cosine = xp.einsum("ndhw,md->nmhw", unit, vectors if several else vectors[None])
+    maps = resize(sigmoid(float(temperature) * cosine), size)
+    return _like(maps if several else maps[:, 0], dense_features)
 
 
-def context_weights(features: np.ndarray, context_references: np.ndarray) -> np.ndarray:
+def context_weights(features: Array, context_references: Array) -> Array:
     """Context elimination: the product over context concepts b of 1 - sigmoid(cos(F, r_b)).
 
     Args:
@@ -142,29 +152,32 @@ def context_weights(features: np.ndarray, context_references: np.ndarray) -> np.
         context_references: (b, c); none (0, c) gives ones.
 
     Returns:
-        (n, h, w) float32 in (0, 1).
+        (n, h, w) float32 in (0, 1), of the features' kind.
     """
-    unit = normalise(np.asarray(features, dtype=np.float32), axis=1)
-    references = normalise(np.asarray(context_references, dtype=np.float32))
-    cosine = np.einsum("nchw,bc->nbhw", unit, references)
-    return (1 - sigmoid(cosine)).prod(1)
+    unit = normalise(_float32(features), axis=1)
+    references = normalise(_beside(_float32(context_references), unit))
+    cosine = _namespace(unit).einsum("nchw,bc->nbhw", unit, references)
+    return _like((1 - sigmoid(cosine)).prod(1), features)
 
 
-def normalise(values: np.ndarray, axis: int = -1) -> np.ndarray:
+def normalise(values: Any, axis: int = -1) -> Any:
     """Divide by the L2 norm along `axis`; a zero vector stays zero."""
-    norm = np.linalg.norm(values, axis=axis, keepdims=True)
-    return values / np.maximum(norm, np.finfo(values.dtype).tiny)
+    xp = _namespace(values)
+    norm = xp.sqrt((values * values).sum(axis, keepdims=True))
+    return values / norm.clip(min=float(xp.finfo(values.dtype).tiny))
 
 
-def sigmoid(values: np.ndarray) -> np.ndarray:
+def sigmoid(values: Any) -> Any:
     """The logistic function, without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * values))
+    return 0.5 * (1 + _namespace(values).tanh(0.5 * values))
 
 
-def resize(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(maps: Any, size: tuple[int, int]) -> Any:
     """Bilinear resize of the last two axes, `align_corners=False`, no antialias (as PyTorch)."""
-    rows, columns = (_interpolation(n, m) for n, m in zip(maps.shape[-2:], size, strict=True))
-    return (rows @ maps @ columns.T).astype(np.float32)
+    rows, columns = (
+        _beside(_interpolation(n, m), maps) for n, m in zip(maps.shape[-2:], size, strict=True)
+    )
+    return _float32(rows @ maps @ columns.T)
 
 
 def _interpolation(length: int, wanted: int) -> np.ndarray:
@@ -179,3 +192,53 @@ def _interpolation(length: int, wanted: int) -> np.ndarray:
     np.add.at(matrix, (np.arange(wanted), low), 1 - share)
     np.add.at(matrix, (np.arange(wanted), high), share)
     return matrix
+
+
+def _column_weights(weights: Any, features: Any) -> Any:
+    """(n, h * w) float32 weights beside the features, from (n, h, w) or None for ones."""
+    n, _, h, w = features.shape
+    if weights is None:
+        return _beside(np.ones((n, h * w), dtype=np.float32), features)
+    values = _float32(weights)
+    if values.shape != (n, h, w):
+        raise ValueError(f"weights must be {(n, h, w)}, not {tuple(values.shape)}")
+    if not (values.min() >= 0 and values.max() <= 1):  # written so that nan fails
+        raise ValueError("weights must be in [0, 1]")
+    return _beside(values.reshape(n, h * w), features)
+
+
+# ---- kinds of arrays ---------------------------------------------------------------------------
+
+
+def _is_tensor(values: Any) -> bool:
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    return torch is not None and isinstance(values, torch.Tensor)
+
+
+def _namespace(values: Any) -> Any:
+    """The library that computes on `values`: torch or NumPy, by their common function names."""
+    return sys.modules["torch"] if _is_tensor(values) else np
+
+
+def _float32(values: Any) -> Any:
+    """What is computed on: a float32 tensor if `values` is one on an accelerator, else NumPy.
+
+    Arrays are put into C order, for sums in another order differ in the last bit.
+    """
+    if _is_tensor(values):
+        values = values.detach().float()
+        if values.device.type not in MAIN_MEMORY:
+            return values
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _beside(values: Any, other: Any) -> Any:
+    """`values` as an array of the library, and on the device, that holds `other`."""
+    if _is_tensor(other):
+        return sys.modules["torch"].as_tensor(values, device=other.device)
+    return values.cpu().numpy() if _is_tensor(values) else values
+
+
+def _like(result: Any, given: Any) -> Any:
+    """A result in the kind of array, and on the device, that the caller gave."""
+    return _beside(result, given) if _is_tensor(given) else result
