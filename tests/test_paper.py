@@ -1,6 +1,7 @@
 """The paper's experiments: every config plans, and runs on miniatures of its datasets."""
 
 import re
+import shutil
 
 import miniatures
 import numpy as np
@@ -8,9 +9,15 @@ import pytest
 import yaml
 from conftest import ROOT, Project, job_counts
 
+from reco.catalog import catalog_split
 from reco.config import load
+from reco.datasets import dataset
+from reco.errors import RecoError
+from reco.evaluate import score
 from reco.experiment import Experiment
-from reco.folder import read_table
+from reco.folder import read_table, write_labels
+from reco.geometry import NEAREST, Geometry
+from reco.split import Split
 
 # Concepts that are retrieved and co-segmented, with the contexts that are no concepts themselves;
 # `vegetation` takes over the reference of `tree` on the two street datasets.
@@ -129,6 +136,7 @@ def test_cityscapes_runs_to_the_figures(tmp_path):
     project = Paper(tmp_path).use("cityscapes", **SMALL)
     project.config["sizes"]["benchmark"] = 64
     project.config["concepts"] = ["road", "car", {"name": "vegetation", "reference": "tree"}]
+    project.config["train"]["validate_every"] = 1
     project.run()
     assert project.plan() == {}
     results = project.folder / "results/paper-cityscapes"
@@ -137,6 +145,8 @@ def test_cityscapes_runs_to_the_figures(tmp_path):
     assert len(masks) == 2 * 6 and len({mask.name for mask in masks}) == 6
     retrieval = (results / "tables/retrieval.md").read_text()
     assert "vegetation" in retrieval
+    methods = (results / "tables/methods.md").read_text()
+    assert "Of 2 checkpoints of ReCo+ the best on val" in methods
     for name in ("archives", "predictions"):
         assert (results / f"figures/{name}.png").stat().st_size > 5000
 
@@ -162,16 +172,30 @@ def test_coco_stuff_predicts_many_and_scores_few(tmp_path):
     ).all()
 
 
+def test_merging_comes_after_the_prediction(tmp_path):
+    """Fine names that are one coarse class count as right for each other, whatever the size."""
+    reader = dataset("coco_stuff")
+    root = miniatures.make_coco_stuff(tmp_path / "coco")
+    split = Split(reader, root, "val", Geometry(32, crop=True, resample=NEAREST))
+    catalog_split(split, tmp_path / "val.csv", need_masks=True)
+    rows = read_table(tmp_path / "val.csv")
+    fine_of = [np.flatnonzero(reader.merge == coarse) for coarse in range(27)]
+    rng = np.random.default_rng(0)
+    for row in rows:
+        truth = split.truth(row)
+        assert truth.shape == (32, 32)
+        fine = [[rng.choice(fine_of[max(label, 0)]) for label in line] for line in truth]
+        path = tmp_path / "masks" / row["prediction"]
+        write_labels(path, np.array(fine))
+    matrix = score(tmp_path / "masks", split, rows, 27)
+    assert matrix.pixel_accuracy == 1 and matrix.counts.sum() > 0
+
+
 @pytest.mark.parametrize(
     ("lost", "message"),
     [("gtFine/val", "has no mask"), ("leftImg8bit/val", "cityscapes-dataset.com")],
 )
 def test_a_dataset_that_is_not_whole_stops_at_once(tmp_path, monkeypatch, lost, message):
-    import shutil
-
-    from reco.catalog import catalog_split
-    from reco.errors import RecoError
-
     root = miniatures.make_cityscapes(tmp_path / "cityscapes")
     shutil.rmtree(root / lost)
     monkeypatch.chdir(ROOT)

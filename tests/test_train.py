@@ -1,6 +1,7 @@
 """ReCo+: what it draws, that it learns, that it is repeatable, and what it refuses."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -9,8 +10,12 @@ from torchvision.tv_tensors import Image as ImageTensor
 from torchvision.tv_tensors import Mask
 
 from reco.config import Train
+from reco.datasets import Folder
 from reco.errors import RecoError
 from reco.folder import IGNORE, write_labels
+from reco.geometry import Geometry
+from reco.split import Split
+from reco.tables import best_on_val
 from reco.train import (
     PseudoMasks,
     at_equal_size,
@@ -19,6 +24,7 @@ from reco.train import (
     learning_rate,
     predict,
     train,
+    validate,
 )
 
 TINY = {"encoder": "tu-tf_mobilenetv3_small_minimal_100", "size": 64, "batch": 4, "lr": 5e-3}
@@ -94,6 +100,37 @@ def test_learns_and_repeats(images, backbone_lr):
         assert moved == bool(backbone_lr)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     assert np.mean(losses[0][-3:]) < 0.7 * losses[0][0]
+
+
+def test_looks_at_val_change_nothing(images, tmp_path):
+    torch.set_num_threads(2)
+    settings = Train(**TINY, iterations=4, backbone_lr=0.1)
+    truth = np.random.default_rng(1).integers(-1, 2, (40, 48))
+    Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(tmp_path / "a.png")
+    write_labels(tmp_path / "m.png", truth)
+    names = ("cat", "dog")
+    split = Split(Folder(names, names, ""), tmp_path, "val", Geometry(None))
+    rows = [{"image": "a.png", "mask": "m.png"}]
+    runs = []
+    for looks in (False, True):
+        torch.manual_seed(0)
+        model = build(settings.encoder, None, 2)
+        losses = []
+        for _, loss, _ in train(model, images, settings, seed=0, device="cpu"):
+            losses.append(loss)
+            if looks:
+                found = validate(model, split, rows, 2, settings.encoder, "cpu")
+                assert 0 <= found <= 1 and model.training
+        runs.append(losses)
+    np.testing.assert_allclose(*runs, rtol=1e-4)
+
+
+def test_the_best_on_val_is_named_as_what_it_is():
+    curve = pd.DataFrame({"step": [1, 2, 3, 4], "val_mean_iou": [np.nan, 0.5, np.nan, 0.4]})
+    said = best_on_val(curve)
+    assert "Of 2 checkpoints" in said and "50.0 mIoU (step 2), the last 40.0" in said
+    assert "no result" in said
+    assert best_on_val(curve[::2]) == ""
 
 
 def test_predicts_at_the_size_of_the_image():

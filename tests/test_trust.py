@@ -91,6 +91,7 @@ USERS = {"params.model", "params.source"}
 OURS = {
     *("log", "threads", "input", "output"),
     *("wildcards.slug", "wildcards.split", "params.plus", "params.labels"),
+    *("params.val", "params.curve"),
     "wildcards.name",  # of config/downloads.yaml, whose pattern allows letters, digits and -
     *("params.size", "params.variants", "params.temperature", "params.merge", "params.variant"),
 }

@@ -344,13 +344,20 @@ def segment(config_file: Path, split: str, images: Path, masks: Path, workers: i
 @click.option("--weights", type=FILE, required=True, help="safetensors to write.")
 @click.option("--model", type=FILE, required=True, help="JSON to write: what the weights are.")
 @click.option("--curve", type=FILE, required=True, help="CSV to write: loss by step.")
+@click.option("--val", type=FILE, help="CSV: images of the val split, for looks at it on the way.")
 def train(
-    config_file: Path, images: Path, masks: Path, weights: Path, model: Path, curve: Path
+    config_file: Path,
+    images: Path,
+    masks: Path,
+    weights: Path,
+    model: Path,
+    curve: Path,
+    val: Path | None,
 ) -> None:
     """Train ReCo+ on pseudo-masks."""
     from reco.train import train_plus
 
-    train_plus(_experiment(config_file), images, masks, weights, model, curve)
+    train_plus(_experiment(config_file), images, masks, weights, model, curve, val)
 
 
 @commands.command("segment-plus")
@@ -507,19 +514,26 @@ def table_components(
 @CONFIG
 @METRICS_TABLE
 @images_option("images of the val split")
+@click.option("--curve", type=FILE, help="curve.csv of `reco train`.")
 @RUN
 @FILES
 def table_methods(
-    config_file: Path, metrics: Path, images: Path, run: Path, files: tuple[Path, ...]
+    config_file: Path,
+    metrics: Path,
+    images: Path,
+    curve: Path | None,
+    run: Path,
+    files: tuple[Path, ...],
 ) -> None:
     """DenseCLIP, ReCo and ReCo+, without and with the CRF."""
     import pandas as pd
 
-    from reco.tables import methods_table, provenance_of_split, write_tables
+    from reco.tables import best_on_val, methods_table, provenance_of_split, write_tables
 
     experiment = _experiment(config_file)
     made = methods_table(pd.read_csv(metrics), experiment.best)
-    notes = [provenance_of_split(experiment, images), uncommitted(run)]
+    looks = best_on_val(pd.read_csv(curve)) if curve else ""
+    notes = [looks, provenance_of_split(experiment, images), uncommitted(run)]
     write_tables(made, "Segmentation, in percent.", notes, *files)
 
 

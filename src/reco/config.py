@@ -158,6 +158,12 @@ class Train(Section):
         description="learning rate of the backbone as a share of lr; the paper's is 0.1; 0 keeps "
         "the backbone as it is, at a third of the time",
     )
+    validate_every: int = Field(
+        0,
+        ge=0,
+        description="steps between looks at val, reported beside the result and used for nothing; "
+        "0 = none. The released code looks every 1,000 steps and keeps the best",
+    )
 
 
 class Config(Section):

@@ -28,8 +28,10 @@ from reco.experiment import Experiment
 from reco.files import atomic, read_json, write_json
 from reco.folder import IGNORE, read_image, read_mask, read_table, write_table
 from reco.geometry import BILINEAR, NEAREST, Geometry
-from reco.progress import track
+from reco.metrics import ConfusionMatrix
+from reco.progress import LOG, track
 from reco.segment import mask_writer, read_pictures
+from reco.split import Row, Split
 
 AS_THEY_ARE = Geometry(None)
 PACKAGED = "tu-tf_efficientnet_lite2"
@@ -255,8 +257,48 @@ def predict(model: nn.Module, pixels: Tensor) -> Tensor:
     return maps[..., :height, :width].log_softmax(1)
 
 
+def predict_picture(
+    network: nn.Module, picture: np.ndarray, normalise: v2.Normalize, device: str
+) -> Tensor:
+    """Log-probabilities (classes, H, W) of an (H, W, 3) uint8 picture."""
+    pixels = v2.functional.to_dtype(
+        torch.from_numpy(picture).permute(2, 0, 1), torch.float32, scale=True
+    )
+    with torch.inference_mode():
+        return predict(network, normalise(pixels)[None].to(device))[0]
+
+
+def validate(
+    network: nn.Module, split: Split, rows: Sequence[Row], labels: int, encoder: str, device: str
+) -> float:
+    """Mean IoU of a network on a split, without CRF; leaves the network as it was.
+
+    Args:
+        rows: the list of the split.
+        labels: label ids that are scored.
+        encoder: whose pixel statistics the network expects.
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    matrix, normalise = ConfusionMatrix(labels), normalisation(encoder)
+    for row in rows:
+        maps = predict_picture(network, np.array(split.picture(row)), normalise, device)
+        guess = maps.argmax(0).cpu().numpy()
+        merge = split.reader.merge
+        matrix.update(split.truth(row), guess if merge is None else merge[guess])
+    for module, training in modes.items():
+        module.training = training
+    return matrix.mean_iou
+
+
 def train_plus(
-    experiment: Experiment, images: Path, masks: Path, weights: Path, model: Path, curve: Path
+    experiment: Experiment,
+    images: Path,
+    masks: Path,
+    weights: Path,
+    model: Path,
+    curve: Path,
+    val: Path | None = None,
 ) -> None:
     """Train ReCo+ on the pseudo-masks of the train split and save it.
 
@@ -265,7 +307,9 @@ def train_plus(
         masks: folder of the pseudo-masks of `Experiment.best`.
         weights: safetensors to write.
         model: JSON to write: encoder, labels, size, seed.
-        curve: CSV to write: step, loss, lr.
+        curve: CSV to write: step, loss, lr, val_mean_iou (empty but every
+            `train.validate_every` steps).
+        val: CSV of `reco catalog-split` for these looks at val.
     """
     config, split = experiment.config, experiment.split("train")
     settings = config.train
@@ -284,7 +328,15 @@ def train_plus(
     network = build(settings.encoder, start, len(experiment.labels))
     device = resolve_device(config.device)
     steps = train(network, pairs, settings, seed=config.seed, device=device, geometry=geometry)
-    history = list(track(steps, "train ReCo+", total=settings.iterations, unit="step"))
+    every, checked = settings.validate_every, experiment.split("val")
+    rows = []
+    for step, loss, rate in track(steps, "train ReCo+", total=settings.iterations, unit="step"):
+        score = ""
+        if val and every and step % every == 0:
+            look = (checked, read_table(val), len(experiment.scored), settings.encoder, device)
+            score = f"{validate(network, *look):.6f}"
+            LOG.info("step %d: mIoU %s on val, for the record", step, score)
+        rows.append((step, f"{loss:.6f}", f"{rate:.3e}", score))
     with atomic(weights) as temporary:
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
         temporary.write_bytes(save(state))
@@ -299,8 +351,7 @@ def train_plus(
             "images": len(pairs),
         },
     )
-    rows = ((step, f"{loss:.6f}", f"{rate:.3e}") for step, loss, rate in history)
-    write_table(curve, ["step", "loss", "lr"], rows)
+    write_table(curve, ["step", "loss", "lr", "val_mean_iou"], rows)
 
 
 def segment_plus(
@@ -318,11 +369,7 @@ def segment_plus(
     with mask_writer(masks, everything, experiment.config.crf, workers) as writer:
         pictures = read_pictures(experiment.split("val"), images)
         for name, picture in track(pictures, "segment with ReCo+", total=total):
-            pixels = v2.functional.to_dtype(
-                torch.from_numpy(picture).permute(2, 0, 1), torch.float32, scale=True
-            )
-            with torch.inference_mode():
-                maps = predict(network, normalise(pixels)[None].to(device))[0].softmax(0)
+            maps = predict_picture(network, picture, normalise, device).softmax(0)
             for method in experiment.plus:
                 if method.crf:
                     writer.write_refined(method, name, picture, maps)

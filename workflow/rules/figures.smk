@@ -60,6 +60,7 @@ rule table_methods:
     input:
         metrics=rules.evaluate.output.metrics,
         images=f"{DATA}/images/val.csv",
+        curve=rules.train.output.curve if PLUS else [],
         run=rules.record.output.run,
         code=code("tables"),
     output:
@@ -83,11 +84,12 @@ rule table_methods:
         runtime=5,
     params:
         config=config_fingerprint(SETTINGS),
+        curve=f"--curve {rules.train.output.curve}" if PLUS else "",
     shell:
         """
         reco --log {log} table methods \
             --metrics {input.metrics} \
-            --images {input.images} \
+            --images {input.images} {params.curve} \
             --run {input.run} \
             {output}
         """

@@ -5,6 +5,7 @@ its predictions on the val split.
 """
 
 BACKBONE = SETTINGS.train.encoder if SETTINGS.train else None
+LOOKS = SETTINGS.train and SETTINGS.train.validate_every
 # ReCo+ is trained where there is something to score, unless `train` is null.
 PLUS = f"{DATA}/masks/plus" if SETTINGS.train and SETTINGS.benchmark else []
 PLUS_OPTION = f"--plus {PLUS}" if PLUS else ""
@@ -14,6 +15,7 @@ rule train:
     input:
         images=f"{DATA}/images/train.csv",
         masks=f"{DATA}/masks/train",
+        val=f"{DATA}/images/val.csv" if LOOKS else [],
         weights=weights("encoder") if BACKBONE == "packaged" else [],
         code=code("train", "split", "geometry"),
     output:
@@ -32,6 +34,7 @@ rule train:
         runtime=1440,
         gpu=1,
     params:
+        val=f"--val {DATA}/images/val.csv" if LOOKS else "",
         settings=SETTINGS.model_dump(mode="json")["train"],
         geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
         seed=SETTINGS.seed,
@@ -42,7 +45,7 @@ rule train:
             --masks {input.masks} \
             --weights {output.weights} \
             --model {output.model} \
-            --curve {output.curve}
+            --curve {output.curve} {params.val}
         """
 
 
