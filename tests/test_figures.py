@@ -209,7 +209,9 @@ def test_curves_are_drawn_with_little_data_too(tmp_path, metrics):
         "one-size": archive_size_figure(one, BEST),
         "sizes-compared": archive_size_figure(metrics, BEST, "mine", {"other": one}),
         "precision": precision_figure(known, 20),
-        "precision-compared": precision_figure(known, 20, "mine", {"other": retrieval(fox=[0.5, 1])}),
+        "precision-compared": precision_figure(
+            known, 20, "mine", {"other": retrieval(fox=[0.5, 1])}
+        ),
         "one-k": precision_figure(known[known.k == 1], 20),
         "no-labels": precision_figure(known.iloc[:0], 20),
         "training": training_figure(pd.DataFrame({"step": [1], "loss": [2.0], "lr": [0.1]})),
