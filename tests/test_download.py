@@ -833,3 +833,10 @@ def test_command(listing, tmp_path: Path, serve, monkeypatch, capsys) -> None:
         main()
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(said) == 1 and "sign at https://example.org/sign" in said[0]
+
+
+def test_without_a_name_the_command_lists_all(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands(["download"], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "deit-s-16-sin" in said and "sign up at https://www.cityscapes-dataset.com" in said

@@ -125,7 +125,7 @@ def fetch(packages: Path, source: str, folder: Path) -> None:
 
 
 @commands.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1)
 @click.option(
     "--folder", type=FILE, default="data/downloads", show_default=True, help="Where they go."
 )
@@ -138,11 +138,18 @@ def fetch(packages: Path, source: str, folder: Path) -> None:
 def download(names: tuple[str, ...], folder: Path, root: Path | None, listing: Path) -> None:
     """Fetch data sets and weights of the paper, check and unpack them.
 
-    NAMES are those of config/downloads.yaml. What its owners give only to those who sign up is
-    not fetched: the command says where to sign and what is missing.
+    NAMES are those of config/downloads.yaml; without any, they are listed. What its owners give
+    only to those who sign up is not fetched: the command says where to sign and what is missing.
     """
-    from reco.download import fetch_download
+    from reco.download import fetch_download, read_downloads
 
+    if not names:
+        known = read_downloads(listing)
+        width = max(len(entry.name) for entry in [*known.downloads, *known.gated])
+        for entry in known.downloads:
+            click.echo(f"{entry.name:{width}}  {entry.title} ({entry.licence}: {entry.terms})")
+        for owned in known.gated:
+            click.echo(f"{owned.name:{width}}  {owned.title}: sign up at {owned.page}")
     for name in names:
         fetch_download(name, folder, listing=listing, root=root)
 
