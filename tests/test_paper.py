@@ -5,9 +5,13 @@ import shutil
 
 import miniatures
 import numpy as np
+import open_clip
 import pytest
+import timm
+import torch
 import yaml
 from conftest import ROOT, Project, job_counts
+from safetensors.torch import save_file
 
 from reco.catalog import catalog_split
 from reco.config import load
@@ -130,13 +134,27 @@ SMALL = {
 }
 
 
+def random_weights(folder):
+    """Checkpoints of the paper's kinds of network, in the formats of their publishers; specs."""
+    torch.manual_seed(0)
+    clip = open_clip.create_model("RN50-quickgelu", pretrained=None)
+    save_file(clip.state_dict(), folder / "clip.safetensors")
+    deit = timm.create_model("deit_small_distilled_patch16_224", pretrained=False)
+    torch.save({"model": deit.state_dict()}, folder / "deit_s_sin_dist.pth")
+    spec = f"open_clip:RN50-quickgelu/{folder}/clip.safetensors"
+    encoder = f"timm:deit_small_distilled_patch16_224/{folder}/deit_s_sin_dist.pth"
+    return {"retrieval": spec, "dense": spec, "encoder": encoder}
+
+
 @pytest.mark.slow
 def test_cityscapes_runs_to_the_figures(tmp_path):
-    """The whole experiment on a miniature: released geometry, ReCo+, reference taken over."""
-    project = Paper(tmp_path).use("cityscapes", **SMALL)
-    project.config["sizes"]["benchmark"] = 64
+    """A whole experiment on a miniature: CLIP, DeiT and ResNet-101 with random weights, the
+    released pixels, ReCo+ with looks at val, a reference taken over."""
+    train = {**SMALL["train"], "encoder": "resnet101", "validate_every": 1}
+    changes = {**SMALL, "models": random_weights(tmp_path), "train": train}
+    project = Paper(tmp_path).use("cityscapes", **changes)
+    project.config["sizes"].update(retrieval=224, benchmark=64)
     project.config["concepts"] = ["road", "car", {"name": "vegetation", "reference": "tree"}]
-    project.config["train"]["validate_every"] = 1
     project.run()
     assert project.plan() == {}
     results = project.folder / "results/paper-cityscapes"
