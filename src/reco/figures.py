@@ -65,6 +65,9 @@ def write_figure(figure: Figure, *paths: Path, remark: str = "") -> None:
     A PNG keeps 6 bits a channel: nobody sees the difference, and photographs take half the space.
     """
     if remark:
+        layout = figure.get_layout_engine()
+        if isinstance(layout, ConstrainedLayoutEngine):
+            layout.set(rect=(0, 0.03, 1, 0.97))
         figure.text(0.005, 0.005, remark, fontsize=5, color=VERMILION, va="bottom")
     for path in paths:
         with atomic(path) as temporary, rc_context(STYLE):
@@ -431,11 +434,15 @@ def archive_size_figure(
                 _label_point(ax, k, value, color)
         if table is metrics:
             ax.set_xticks(reco.archive_size)
-            for value in 100 * plain[plain.method == "denseclip"].mean_iou:
-                name = f"DenseCLIP: {value:.1f}"
-                ax.axhline(value, color=VERMILION, linestyle="--", label=name)
+    for value in (
+        100 * metrics[(metrics.method == "denseclip") & ~metrics.crf.astype(bool)].mean_iou
+    ):
+        ax.axhline(value, color=VERMILION, linestyle="--", label=f"DenseCLIP: {value:.1f}")
     ax.margins(x=0.12, y=0.2)
-    ax.legend(loc="best")
+    if others:
+        figure.legend(loc="outside right center")
+    else:
+        ax.legend(loc="best")
     return figure
 
 
