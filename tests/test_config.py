@@ -13,6 +13,17 @@ from reco.errors import RecoError
 ROOT = Path(__file__).parents[1]
 
 
+def test_a_second_root_is_for_coco_stuff_alone():
+    benchmark = {"kind": "cityscapes", "root": "/a", "train_root": "/b"}
+    with pytest.raises(RecoError, match="train_root goes with kind: coco_stuff alone"):
+        check_config({"benchmark": benchmark})
+
+
+def test_experiments_do_not_take_shared_folders():
+    with pytest.raises(RecoError, match="data/store is shared by all experiments"):
+        check_config({"experiment": "store"})
+
+
 def test_default_file_states_every_key_and_no_other():
     values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     config = check_config(values)

@@ -63,6 +63,12 @@ class FolderBenchmark(Section):
     train: str = Field("train", description="split whose images (never masks) train ReCo+")
     val: str = Field("val", description="split that is scored")
 
+    @model_validator(mode="after")
+    def _one_root(self) -> "FolderBenchmark":
+        if self.train_root and self.kind != "coco_stuff":
+            raise ValueError("train_root goes with kind: coco_stuff alone")
+        return self
+
 
 class Stamps(Section):
     """How the default experiment's scenes are fetched and composed."""
