@@ -20,6 +20,7 @@ include: "workflow/rules/cosegment.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/rare.smk"
 include: "workflow/rules/figures.smk"
 
 
@@ -34,4 +35,4 @@ rule all:
         notebook=f"{RESULTS}/paper_figures.ipynb",
         run=f"{RESULTS}/run.json",
         # Results of the default experiment are in git; a clone has them, but not what they are from.
-        masks=PLUS or (f"{DATA}/masks/val" if SETTINGS.benchmark else RANKED),
+        masks=PLUS or (f"{DATA}/masks/val" if SCORED else RANKED),

@@ -444,6 +444,22 @@ def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
 
 @commands.command()
 @CONFIG
+@images_option("images of the val split")
+@click.option("--scores", type=FILE, required=True, help="CSV to write: IoU at every threshold.")
+@click.option("--summary", type=FILE, required=True, help="JSON to write: at two thresholds.")
+def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
+    """Score one concept against background, by a threshold on its saliency."""
+    from reco.files import write_json
+    from reco.folder import write_table
+    from reco.rare import RARE, rare, summarize, table
+
+    found = rare(_experiment(config_file), images)
+    write_table(scores, RARE, table(found))
+    write_json(summary, summarize(found))
+
+
+@commands.command()
+@CONFIG
 @click.option("--run", type=FILE, required=True, help="JSON to write: versions, seed, device ...")
 @click.option("--merged", type=FILE, required=True, help="YAML to write: every key of the config.")
 @click.argument("files", type=FILE, nargs=-1)
@@ -697,6 +713,22 @@ def figure_precision(
         label,
         {name: pd.read_csv(path) for name, path in others.items()},
     )
+    write_figure(drawn, *files, remark=uncommitted(run))
+
+
+@figure.command("rare")
+@click.option("--scores", type=FILE, required=True, help="rare.csv of `reco rare`.")
+@click.option("--summary", type=FILE, required=True, help="rare.json of `reco rare`.")
+@RUN
+@FILES
+def figure_rare(scores: Path, summary: Path, run: Path, files: tuple[Path, ...]) -> None:
+    """IoU of one concept against the threshold on its saliency."""
+    import pandas as pd
+
+    from reco.figures import rare_figure, write_figure
+    from reco.files import read_json
+
+    drawn = rare_figure(pd.read_csv(scores), read_json(summary))
     write_figure(drawn, *files, remark=uncommitted(run))
 
 

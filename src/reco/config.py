@@ -52,7 +52,7 @@ class StampsBenchmark(Section):
 class FolderBenchmark(Section):
     """Labelled images under one root: our own layout (`folder`), or as a dataset is published."""
 
-    kind: Literal["folder", "cityscapes", "coco_stuff", "kitti_step", "pascal_context"]
+    kind: Literal["folder", "cityscapes", "coco_stuff", "kitti_step", "pascal_context", "firenet"]
     root: Path = Field(
         description="folder that holds classes.txt, images/ and masks/, or what is published"
     )

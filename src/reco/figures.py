@@ -503,6 +503,24 @@ def _label_point(ax: Axes, x: float, y: float, color: str) -> None:
 
 
 @rc_context(STYLE)
+def rare_figure(scores: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
+    """IoU of one concept against the threshold on its saliency, and where Otsu's lies.
+
+    Args:
+        scores: rare.csv (method, threshold, iou).
+        summary: rare.json: by method, `otsu` and `best_by_labels` with threshold and iou.
+    """
+    figure, ax = _plot("saliency at or above which a pixel is the concept", "IoU (%)")
+    for color, (name, table) in zip(LINES, scores.groupby("method", sort=False), strict=False):
+        otsu, best = summary[name]["otsu"], summary[name]["best_by_labels"]
+        label = f"{name}: {100 * otsu['iou']:.1f} (best {100 * best['iou']:.1f})"
+        ax.plot(table.threshold, 100 * table.iou, color=color, label=label)
+        ax.plot(otsu["threshold"], 100 * otsu["iou"], color=color, marker="o")
+    figure.legend(loc="outside right center", title="at Otsu's threshold")
+    return figure
+
+
+@rc_context(STYLE)
 def training_figure(curve: pd.DataFrame) -> Figure:
     """Loss of ReCo+ at every step, and its running mean.
 

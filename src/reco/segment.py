@@ -278,8 +278,27 @@ def segment_split(
     """
     config = experiment.config
     device = resolve_device(config.device)
+    encode = load_encoder(experiment, device)
+    pictures = read_pictures(experiment.split(role), images)
+    total = len(read_table(images))
+    with mask_writer(masks, experiment.target_labels, config.crf, workers) as writer:
+        knowledge = read_knowledge(experiment, device)
+        done = segment(pictures, encode, knowledge, methods, writer, keep)
+        for _ in track(done, "segment", total=total):
+            pass
+
+
+def load_encoder(
+    experiment: Experiment, device: str
+) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+    """Load the networks of the encoder and of dense saliency.
+
+    Returns:
+        a function of an (H, W, 3) uint8 RGB picture that gives encoder features (1, c, h, w) and
+        dense features (1, d, h', w').
+    """
     roles = roles_by_model(experiment)
-    statistics = config.models.statistics
+    statistics = experiment.config.models.statistics
     models = {spec: load(spec, device=device, statistics=statistics) for spec in roles}
 
     def encode(picture: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -289,13 +308,7 @@ def segment_split(
             outputs |= models[spec].encode(models[spec].preprocess(image, crop=False)[None], kinds)
         return outputs["encoder"], outputs["dense"]
 
-    pictures = read_pictures(experiment.split(role), images)
-    total = len(read_table(images))
-    with mask_writer(masks, experiment.target_labels, config.crf, workers) as writer:
-        knowledge = read_knowledge(experiment, device)
-        done = segment(pictures, encode, knowledge, methods, writer, keep)
-        for _ in track(done, "segment", total=total):
-            pass
+    return encode
 
 
 def read_pictures(split: Split, images: Path) -> Iterator[tuple[str, np.ndarray]]:

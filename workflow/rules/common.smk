@@ -23,6 +23,9 @@ except RecoError as error:
     raise WorkflowError(str(error)) from None
 
 SETTINGS = EXPERIMENT.config
+# Of a rare concept no masks are made: it is scored at every threshold. Else a benchmark is scored.
+RARE = EXPERIMENT.reader.kind == "firenet"
+SCORED = bool(SETTINGS.benchmark) and not RARE
 DATA, RESULTS = EXPERIMENT.data, EXPERIMENT.results
 MERGED = Path(DATA, "config", f"{config_fingerprint(SETTINGS)}.json")
 if not MERGED.exists():

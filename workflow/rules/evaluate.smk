@@ -12,12 +12,15 @@ SEGMENTED, TRAINED = (
     [],
     [],
 )  # what the numbers of masks come from, where there is a benchmark
-if SETTINGS.benchmark:
+if SCORED:
     SEGMENTED = [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
     SEGMENTED += [f"{DATA}/images/val.csv", f"{DATA}/masks/val"]
     SEGMENTED += expand(
         f"{RESULTS}/{{name}}", name=["metrics.csv", "per_class.csv", "metrics.json"]
     )
+if RARE:
+    SEGMENTED = [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
+    SEGMENTED += [f"{DATA}/images/val.csv", f"{RESULTS}/rare.csv"]
 if PLUS:
     TRAINED = [f"{DATA}/images/train.csv", f"{DATA}/masks/train", f"{DATA}/masks/plus"]
     TRAINED += [rules.train.output.weights]

@@ -6,14 +6,15 @@ Makes `results/<experiment>/{tables,figures}/` and the executed notebook.
 
 TABLES = expand(
     f"{RESULTS}/tables/{{name}}.{{suffix}}",
-    name=["retrieval"] + ["components", "methods"] * bool(SETTINGS.benchmark),
+    name=["retrieval"] + ["components", "methods"] * SCORED,
     suffix=["md", "tex", "html"],
 )
 FIGURES = expand(
     f"{RESULTS}/figures/{{name}}.{{suffix}}",
     name=["precision"]
-    + ["archives", "predictions", "archive_size"] * bool(SETTINGS.benchmark)
-    + ["training"] * bool(PLUS),
+    + ["archives", "predictions", "archive_size"] * SCORED
+    + ["training"] * bool(PLUS)
+    + ["rare"] * RARE,
     suffix=["png", "pdf"],
 )
 
@@ -356,7 +357,7 @@ rule paper_figures:
     input:
         tables=[path for path in TABLES if path.endswith(".md")],
         figures=[path for path in FIGURES if path.endswith(".png")],
-        metrics=rules.evaluate.output.metrics if SETTINGS.benchmark else [],
+        metrics=rules.evaluate.output.metrics if SCORED else [],
         run=rules.record.output.run,
         reported="workflow/resources/paper_numbers.csv",
     output:

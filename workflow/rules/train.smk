@@ -7,7 +7,7 @@ its predictions on the val split.
 BACKBONE = SETTINGS.train.encoder if SETTINGS.train else None
 LOOKS = SETTINGS.train and SETTINGS.train.validate_every
 # ReCo+ is trained where there is something to score, unless `train` is null.
-PLUS = f"{DATA}/masks/plus" if SETTINGS.train and SETTINGS.benchmark else []
+PLUS = f"{DATA}/masks/plus" if SETTINGS.train and SCORED else []
 PLUS_OPTION = f"--plus {PLUS}" if PLUS else ""
 
 

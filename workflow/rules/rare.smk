@@ -1,0 +1,72 @@
+"""Rare: one concept against background, at every threshold, where the benchmark is of that kind.
+
+Reads the list of val, the concept's reference and text; makes `rare.csv` (method, threshold, IoU),
+`rare.json` (at Otsu's threshold, and at the best one) and their figure.
+"""
+
+
+rule rare:
+    input:
+        images=f"{DATA}/images/val.csv",
+        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
+        weights=weights("dense", "encoder"),
+        code=code("rare", "segment", "split", "geometry"),
+    output:
+        scores=f"{RESULTS}/rare.csv",
+        summary=f"{RESULTS}/rare.json",
+    log:
+        f"{DATA}/logs/rare.log",
+    benchmark:
+        f"{DATA}/benchmarks/rare.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=1,
+    params:
+        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        settings=EXPERIMENT.inference_settings,
+    shell:
+        """
+        reco --log {log} rare \
+            --images {input.images} \
+            --scores {output.scores} \
+            --summary {output.summary}
+        """
+
+
+rule figure_rare:
+    input:
+        scores=rules.rare.output.scores,
+        summary=rules.rare.output.summary,
+        run=rules.record.output.run,
+        code=code("figures"),
+    output:
+        png=report(
+            f"{RESULTS}/figures/rare.png",
+            category="Segmentation",
+            labels={"shows": "IoU of one concept against the threshold"},
+            caption="../report/rare.rst",
+        ),
+        pdf=f"{RESULTS}/figures/rare.pdf",
+    log:
+        f"{DATA}/logs/figure_rare.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_rare.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    shell:
+        """
+        reco --log {log} figure rare \
+            --scores {input.scores} \
+            --summary {input.summary} \
+            --run {input.run} \
+            {output}
+        """
