@@ -35,6 +35,7 @@ from reco.files import atomic
 from reco.folder import IGNORE, read_image, read_table
 from reco.progress import track
 from reco.split import Row, Split
+from reco.tables import method_name
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -513,10 +514,12 @@ def rare_figure(scores: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
     figure, ax = _plot("saliency at or above which a pixel is the concept", "IoU (%)")
     for color, (name, table) in zip(LINES, scores.groupby("method", sort=False), strict=False):
         otsu, best = summary[name]["otsu"], summary[name]["best_by_labels"]
-        label = f"{name}: {100 * otsu['iou']:.1f} (best {100 * best['iou']:.1f})"
+        label = f"{method_name(name, False)}: {100 * otsu['iou']:.1f}, {100 * best['iou']:.1f}"
         ax.plot(table.threshold, 100 * table.iou, color=color, label=label)
         ax.plot(otsu["threshold"], 100 * otsu["iou"], color=color, marker="o")
-    figure.legend(loc="outside right center", title="at Otsu's threshold")
+    figure.legend(
+        loc="outside right center", title="at Otsu's threshold (dot),\nat the best by the labels"
+    )
     return figure
 
 
