@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce pull push test test-slow lint types format lock audit clean
+.PHONY: help reproduce pull push test test-slow test-slurm lint types format lock audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,6 +34,10 @@ test: .venv/installed
 # make test-slow: what takes minutes: whole runs of the workflow
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
+test-slurm: .venv/installed
+	$(BIN)/python -m pytest -m slurm
 
 # make lint:      style of code and workflow
 lint: .venv/installed
