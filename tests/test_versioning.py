@@ -213,9 +213,7 @@ def test_a_second_machine_has_nothing_to_do(recorded, tmp_path):
     said = second.run("snakemake", "--cores", "2")
     assert "text for retrieval: 1 of" in said  # the store came along
     assert second.plan() == {}
-    assert "UNCOMMITTED: params.yaml" in second.run(
-        "reco", "trace", "results/stamps/metrics.csv"
-    )
+    assert "UNCOMMITTED: params.yaml" in second.run("reco", "trace", "results/stamps/metrics.csv")
     table = (second.folder / "results/stamps/tables/methods.md").read_text()
     assert "Made with uncommitted changes: params.yaml." in table
 
