@@ -36,7 +36,7 @@ def test_damage_is_named(tmp_path):
         file.truncate(200)
     with pytest.raises(RecoError, match="damaged or missing"):
         read_places([place])
-    with pytest.raises(RecoError, match="delete this shard"):
+    with pytest.raises(RecoError, match="--forcerun"):
         read_places([Place(str(tmp_path / "none.npy"), 0)])
 
 

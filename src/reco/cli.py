@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reco.errors import RecoError
+from reco.files import MAKE_ROOM, disk_full
 from reco.progress import LOG, open_log
 from reco.revision import read_revision, uncommitted
 
@@ -71,7 +72,7 @@ def commands(log: Path | None) -> None:
 
 
 def main() -> None:
-    """Run a command; print a RecoError as one line and exit with status 1."""
+    """Run a command; print a RecoError, or that the disk is full, as one line; exit status 1."""
     try:
         commands(standalone_mode=False)
     except RecoError as error:
@@ -82,9 +83,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except Exception:
+    except Exception as error:
         if not LOG.handlers:
             logging.basicConfig()
+        if disk_full(error):
+            LOG.error("error: %s: %s", error, MAKE_ROOM)
+            sys.exit(1)
         LOG.error("%s", traceback.format_exc())
         sys.exit(70)
 

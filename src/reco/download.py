@@ -7,7 +7,6 @@ that the system is set up with, and a person names any other mirror.
 """
 
 import difflib
-import errno
 import fnmatch
 import hashlib
 import http.client
@@ -37,7 +36,15 @@ from debian.arfile import ArError, ArFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reco.errors import RecoError
-from reco.files import atomic, read_json, sha256, write_json, write_text
+from reco.files import (
+    MAKE_ROOM,
+    atomic,
+    disk_full,
+    read_json,
+    sha256,
+    write_json,
+    write_text,
+)
 from reco.progress import LOG, track
 
 MIRROR = "RECO_DEBIAN_MIRROR"
@@ -278,8 +285,8 @@ def download(
                 raise RecoError(f"{url}: {error}: {remedy}") from None
             broken: object = error
         except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) == errno.ENOSPC:
-                raise RecoError(f"{part}: {error}: make room and run again") from None
+            if disk_full(error):
+                raise RecoError(f"{part}: {MAKE_ROOM}") from None
             broken = error
         else:
             got = part.stat().st_size

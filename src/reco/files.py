@@ -1,13 +1,21 @@
 """Files that are either whole or absent: atomic writes, checksums, the few formats we use."""
 
+import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from reco.errors import RecoError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+MAKE_ROOM = "the disk is full: free space and run again; what is done is kept"
 
 
 @contextmanager
@@ -16,24 +24,46 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix of `path`, because many writers choose their format by it.
     On any exception, including an interrupt, the temporary file is removed and `path` is left as
-    it was. Parent folders are made.
+    it was. Parent folders are made. A process that is killed leaves the temporary file, which is
+    hidden; nothing reads it.
+
+    Raises:
+        RecoError: the disk is full, whatever exception the writer makes of that.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent
-    )
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent
+        )
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; give ordinary rights
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        if disk_full(error):
+            raise RecoError(f"{path}: {MAKE_ROOM}") from error
         raise
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it comes from, says that the disk or the quota is full.
+
+    By the words too, for writers in other languages (safetensors) have exceptions of their own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(os.strerror(code) in str(error) for code in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -50,6 +80,30 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Read a UTF-8 JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_array(
+    path: str | Path, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray]
+) -> None:
+    """Write an array that comes in blocks, each a row or more, as one .npy, atomically.
+
+    The bytes are those of `numpy.save`, which does not say that it was a full disk that stopped
+    it. Through a memory map, a full disk would end the process without a word.
+
+    Args:
+        shape: of the whole.
+        dtype: of the whole; blocks are converted to it.
+        blocks: arrays whose values, one after the other, are those of the whole.
+    """
+    header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype).data)
+        expected = int(np.prod(shape)) * dtype.itemsize
+        if file.tell() - start != expected:
+            raise ValueError(f"{path}: {file.tell() - start} bytes of {expected}")
 
 
 def sha256(path: str | Path) -> str:

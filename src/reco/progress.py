@@ -10,10 +10,21 @@ from typing import TypeVar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from reco.files import disk_full
+
 Item = TypeVar("Item")
 
 LOG = logging.getLogger("reco")
 _LINES = logging.getLogger("reco.progress")
+
+
+class LogFile(logging.FileHandler):
+    """A log file that goes without what a full disk does not take: the screen has it, too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, a name of logging
+        """Any other error is reported as logging does."""
+        if not disk_full(sys.exception()):
+            super().handleError(record)
 
 
 def open_log(path: Path | None) -> None:
@@ -32,7 +43,7 @@ def open_log(path: Path | None) -> None:
     handlers: list[logging.Handler] = [screen]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, mode="w", encoding="utf-8")
+        file = LogFile(path, mode="w", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(file)
     LOG.handlers = handlers

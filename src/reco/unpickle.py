@@ -15,7 +15,7 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from reco.errors import RecoError
-from reco.files import atomic
+from reco.files import atomic, write_array
 from reco.folder import write_table
 from reco.progress import LOG
 
@@ -321,14 +321,14 @@ def convert_embeddings(pickle_path: str | Path, npy_path: str | Path, list_path:
     first = _vector(path, names[0], rows[0], None)
     dtype = np.float16 if first.dtype == np.float16 else np.float32
     lengths = np.empty(len(rows), np.float32)
-    with atomic(npy_path) as temporary:
-        matrix = np.lib.format.open_memmap(temporary, "w+", dtype, (len(rows), len(first)))
+
+    def vectors() -> Iterator[np.ndarray]:
         for i, name in enumerate(names):
             vector = _vector(path, name, rows[i], len(first))
-            matrix[i] = vector
             lengths[i] = np.linalg.norm(vector.astype(np.float64))
-        matrix.flush()
-        del matrix
+            yield vector
+
+    write_array(npy_path, (len(rows), len(first)), np.dtype(dtype), vectors())
     odd = int((np.abs(lengths - 1) > NORM).sum())
     if odd:
         LOG.warning("%s: %d of %d embeddings are not of length 1", path, odd, len(rows))
