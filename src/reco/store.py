@@ -111,7 +111,7 @@ def _open(shard: str) -> tuple[np.ndarray, list[str]]:
     try:
         arrays = np.load(shard, mmap_mode="r", allow_pickle=False)
         words = _read_list(Path(shard).with_suffix(".keys"))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # NumPy's reader of headers has many kinds
         raise RecoError(f"{shard}: damaged or missing ({error}): {_remedy(shard)}") from None
     if words is None:
         raise RecoError(f"{shard}: its list of keys is damaged: {_remedy(shard)}")
