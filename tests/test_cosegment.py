@@ -157,6 +157,17 @@ def test_half_precision_on_an_accelerator_moves_no_seed(accelerator, variant, we
     assert 0 < off < module.HALF_ERROR
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("weighted", ["noweights", "weights"])
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_half_precision_keeps_the_seeds_of_the_fixture(accelerator, variant, weighted, dtype):
+    data = np.load(FIXTURES / "coseg_small.npz")
+    values = torch.from_numpy(data["features"]).to(accelerator, getattr(torch, dtype))
+    weights = torch.from_numpy(data["weights"]).to(accelerator) if weighted == "weights" else None
+    seeds = cosegment(values, weights, variant=variant).seeds.cpu().numpy()
+    np.testing.assert_array_equal(seeds, data[f"seed_locs__{variant}__{weighted}"])
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 999), st.integers(1, 9))
 def test_blocks_of_any_size_and_weights_that_vanish_change_nothing(n, h, seed, block):
