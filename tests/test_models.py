@@ -702,6 +702,24 @@ def test_imagenet_statistics_change_pixels_and_version(model: packaged.Packaged)
         load("packaged", statistics="clip")
 
 
+def test_half_precision_is_near_and_kept_apart(model: packaged.Packaged) -> None:
+    half = load("packaged", folder=model.folder, precision="half")
+    assert half.version != model.version and half.outputs == model.outputs
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
+    pixels = half.preprocess(image, 96)[None]
+    assert torch.equal(pixels[0], model.preprocess(image, 96))
+    got, wanted = half.encode(pixels, half.outputs), model.encode(pixels, model.outputs)
+    for name, values in got.items():
+        assert values.dtype == torch.float32 and values.shape == wanted[name].shape
+        near = torch.nn.functional.cosine_similarity(values.flatten(1), wanted[name].flatten(1))
+        assert 0.99 < near.item() and not torch.equal(values, wanted[name]), name
+    np.testing.assert_array_equal(
+        half.embed_texts(["zebra"], "dense"), model.embed_texts(["zebra"], "dense")
+    )
+    with pytest.raises(ValueError, match="precision must be of"):
+        load("packaged", precision="quarter")
+
+
 def test_imagenet_statistics_of_the_other_backends(exported: Path, tmp_path: Path) -> None:
     own = load(f"open_clip:local-dir:{exported}")
     imagenet = load(f"open_clip:local-dir:{exported}", statistics="imagenet")

@@ -79,7 +79,12 @@ def test_the_study_runs_to_its_figure(tmp_path):
     project.config["sizes"]["benchmark"] = 64
     miniatures.make_firenet(project.folder / "data/downloads/firenet")
     plan = project.plan()
-    assert plan["retrieve"] == 6 and plan["rare"] == 1 and not {"segment", "train"} & set(plan)
+    assert (
+        plan["retrieve"] == 1
+        and plan["cosegment"] == 6
+        and plan["rare"] == 1
+        and not {"segment", "train"} & set(plan)
+    )
     project.run()
     assert project.plan() == {}
     results = project.folder / "results/paper-rare"

@@ -1,5 +1,7 @@
 """Retrieval against the obvious full sort."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,52 +9,125 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import reco.retrieve
+from reco.config import check_config
 from reco.errors import RecoError
+from reco.experiment import Experiment
+from reco.files import write_digest
 from reco.folder import read_table, write_table
-from reco.retrieve import retrieve, retrieve_archive
+from reco.retrieve import retrieve, retrieve_archives
+
+
+def slow_retrieve(scores, k):
+    """Rows by a stable sort of (images, texts) scores: ties by index order."""
+    return [sorted(range(len(scores)), key=lambda i: (-column[i], i))[:k] for column in scores.T]
 
 
 @settings(deadline=None)
-@given(st.integers(1, 60), st.data())
-def test_equals_a_stable_sort_with_ties_by_index_order(n, data):
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 9), st.data())
+def test_equals_a_stable_sort_with_ties_by_index_order(n, texts, rows, data):
     k = data.draw(st.integers(1, n))
-    # few distinct values: many ties
-    embeddings = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)), "f4")
-    rows, scores = retrieve(embeddings[:, None], np.ones(1, "f4"), k)
-    wanted = sorted(range(n), key=lambda i: (-embeddings[i], i))[:k]
-    assert rows.tolist() == wanted
-    assert scores.tolist() == [embeddings[i] for i in wanted]
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    embeddings = rng.integers(0, 3, (n, 2)).astype("f4")  # few distinct values: many ties
+    queries = rng.integers(0, 3, (texts, 2)).astype("f4")
+    cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=3)))
+    with pytest.MonkeyPatch.context() as patch:  # products and passes of any length
+        patch.setattr(reco.retrieve, "ROWS", rows)
+        patch.setattr(reco.retrieve, "SCORES", data.draw(st.integers(1, 400)))
+        found, scores = retrieve(np.split(embeddings, cuts), queries, k)
+    wanted = slow_retrieve(embeddings @ queries.T, k)
+    assert found.tolist() == wanted
+    for text, order in enumerate(wanted):
+        assert scores[text].tolist() == (embeddings[order] @ queries[text]).tolist()
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_equal_images_have_equal_scores_wherever_they_are():
+    """Or rounding would decide between them, not the order of the index."""
     rng = np.random.default_rng(0)
-    embeddings = rng.standard_normal((1000, 16)).astype(np.float16)
-    text = rng.standard_normal(16)
-    whole = retrieve(embeddings, text, 50)
-    monkeypatch.setattr(reco.retrieve, "CHUNK", 7)
-    np.testing.assert_array_equal(retrieve(embeddings, text, 50)[0], whole[0])
+    embeddings = rng.standard_normal((7000, 33)).astype(np.float16)
+    twins = [5, 2047, 2048, 4000, 6143, 6144, 6999]
+    embeddings[twins] = embeddings[twins[0]]
+    rows, scores = retrieve([embeddings[:3000], embeddings[3000:]], embeddings[twins[:1]] * 1.0, 9)
+    assert rows[0, : len(twins)].tolist() == twins
+    assert len(set(scores[0, : len(twins)].tolist())) == 1
 
 
-def test_bad_sizes_are_named():
+def test_passes_over_many_images_equal_one_product():
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((9000, 16)).astype(np.float16)
+    texts = rng.standard_normal((40, 16)).astype(np.float32)
+    rows, scores = retrieve([embeddings], texts, 50)
+    product = embeddings.astype(np.float32) @ texts.T
+    assert rows.tolist() == slow_retrieve(product, 50)
+    np.testing.assert_allclose(scores, np.sort(product, 0)[::-1][:50].T, rtol=1e-5)
+
+
+def test_bad_input_is_named():
     with pytest.raises(ValueError, match="cannot take 3 of 2"):
-        retrieve(np.ones((2, 4)), np.ones(4), 3)
+        retrieve([np.ones((2, 4))], np.ones((1, 4)), 3)
     with pytest.raises(ValueError, match="do not fit"):
-        retrieve(np.ones((2, 4)), np.ones(5), 1)
+        retrieve([np.ones((2, 4))], np.ones((1, 5)), 1)
+    for bad in (np.nan, np.inf):
+        embeddings = np.ones((5000, 4), np.float16)
+        embeddings[4321, 2] = bad
+        with pytest.raises(ValueError, match="of rows 4096 to 4999 is nan or infinite"):
+            retrieve([embeddings], np.eye(2, 4), 1)
 
 
-def test_archive_file(tmp_path):
-    np.save(tmp_path / "e.npy", np.eye(3, dtype=np.float16))
-    write_table(
-        tmp_path / "i.csv", ["path", "key"], [("a b.jpg", "x"), ("c,d.jpg", "y"), ("e", "z")]
-    )
-    save_file({"retrieval": np.array([0.1, 0.9, 0.3], "f4")}, tmp_path / "t.safetensors")
-    files = [tmp_path / name for name in ("e.npy", "i.csv", "t.safetensors")]
-    retrieve_archive(*files, 2, tmp_path / "archive.csv")
-    rows = read_table(tmp_path / "archive.csv")
-    assert [(row["rank"], row["path"], row["key"]) for row in rows] == [
-        ("1", "c,d.jpg", "y"),
-        ("2", "e", "z"),
-    ]
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """An experiment with an index of three images and two concepts; its embeddings and images."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"concepts": ["cat", "dog"], "context": [], "benchmark": None}
+    settings |= {"index": {"kind": "folder", "root": "photos"}, "archive_size": 2}
+    experiment = Experiment(check_config({**settings, "archive_sizes": []}))
+    np.save("index.npy", np.eye(3, dtype=np.float16))
+    write_digest("index.npy")
+    write_table("index.csv", ["path", "key"], [("a b.jpg", "x"), ("c,d.jpg", "y"), ("e", "z")])
+    for slug, text in (("cat", [0.1, 0.9, 0.3]), ("dog", [0.5, 0.2, 0.4])):
+        path = tmp_path / experiment.text(slug)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"retrieval": np.array(text, "f4")}, path)
+    return experiment, tmp_path / "index.npy", tmp_path / "index.csv"
+
+
+def test_archives_of_all_concepts(index):
+    experiment, *_ = index
+    retrieve_archives(*index)
+    archives = {slug: read_table(experiment.archive(slug)) for slug in ("cat", "dog")}
+    found = {
+        slug: [(row["rank"], row["path"], row["key"], row["similarity"]) for row in rows]
+        for slug, rows in archives.items()
+    }
+    assert found == {
+        "cat": [("1", "c,d.jpg", "y", "0.900000"), ("2", "e", "z", "0.300000")],
+        "dog": [("1", "a b.jpg", "x", "0.500000"), ("2", "e", "z", "0.400000")],
+    }
+
+
+def test_too_small_an_index_is_named(index):
+    experiment, *files = index
+    values = json.loads(experiment.config.model_dump_json())
+    larger = Experiment(check_config({**values, "archive_size": 4}))
+    for slug in ("cat", "dog"):
+        (files[0].parent / experiment.text(slug)).rename(files[0].parent / larger.text(slug))
     with pytest.raises(RecoError, match="3 usable images, fewer than the archive size 4"):
-        retrieve_archive(*files, 4, tmp_path / "none.csv")
-    assert not (tmp_path / "none.csv").exists()
+        retrieve_archives(larger, *files)
+
+
+@pytest.mark.parametrize("fault", ["flipped", "shorter", "nan", "no digest"])
+def test_damaged_embeddings_are_refused(index, fault):
+    experiment, embeddings, images = index
+    if fault == "flipped":
+        with open(embeddings, "r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"\x01")
+    elif fault == "shorter":
+        embeddings.write_bytes(embeddings.read_bytes()[:-2])
+    elif fault == "nan":
+        np.save(embeddings, np.full((3, 3), np.nan, np.float16))
+        write_digest(embeddings)
+    else:
+        embeddings.with_name("index.npy.sha256").unlink()
+    with pytest.raises(RecoError, match=r"index\.npy.*make.* again"):
+        retrieve_archives(experiment, embeddings, images)
+    assert not list(embeddings.parent.rglob("archives/*.csv"))

@@ -92,6 +92,7 @@ OURS = {
     *("log", "threads", "input", "output"),
     *("wildcards.slug", "wildcards.split", "params.plus", "params.labels"),
     *("params.val", "params.curve"),
+    "wildcards.scatteritem",  # 3-of-64
     "wildcards.name",  # of config/downloads.yaml, whose pattern allows letters, digits and -
     *("params.size", "params.variants", "params.temperature", "params.merge", "params.variant"),
 }

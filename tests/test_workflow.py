@@ -2,17 +2,21 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, draw_scene
+from conftest import ROOT, draw_scene, job_counts
 
 from reco.config import load
 from reco.folder import read_table
 
-PER_CONCEPT = {"retrieve", "cosegment"}
+PER_CONCEPT = {"cosegment"}
+# One job for all concepts, which computes what is new.
+BATCH = {"text", "retrieve", "features"}
+EACH_ONCE = PER_CONCEPT | BATCH  # for one concept that is new
 # What gathers all concepts and so runs again when one of them changes.
 GATHERS = {"segment", "train", "segment_plus", "evaluate", "precision"}
 
@@ -95,9 +99,9 @@ def test_runs_and_reruns_only_what_changed(project):
     # add one, with a name that must not reach a shell or leave the folder
     added = [*names, hostile]
     plan = project.plan(concepts=added)
-    assert {rule: plan[rule] for rule in PER_CONCEPT} == {"retrieve": 1, "cosegment": 1}
-    assert plan["text"] == plan["features"] == 1 and plan["segment"] == 2
-    assert set(plan) >= GATHERS and not {"embed", "catalog", "weights"} & set(plan)
+    assert {rule: plan[rule] for rule in EACH_ONCE} == dict.fromkeys(EACH_ONCE, 1)
+    assert plan["segment"] == 2
+    assert set(plan) >= GATHERS and not {"embed", "gather", "catalog", "weights"} & set(plan)
     text = project.run(concepts=added)
     assert "text for retrieval: 1 of" in text
     assert project.plan(concepts=added) == {}
@@ -106,13 +110,13 @@ def test_runs_and_reruns_only_what_changed(project):
     # edit one concept's prompts
     edited = [*names[:3], {"name": "zebra", "prompts": ["zebra", "herd of zebras"]}, hostile]
     plan = project.plan(concepts=edited)
-    assert {rule: plan[rule] for rule in PER_CONCEPT} == {"retrieve": 1, "cosegment": 1}
+    assert {rule: plan[rule] for rule in EACH_ONCE} == dict.fromkeys(EACH_ONCE, 1)
     project.run(concepts=edited)
     assert project.plan(concepts=edited) == {}
 
     # remove one
     plan = project.plan(concepts=names[:3])
-    assert not PER_CONCEPT & set(plan) and not {"text", "features", "embed"} & set(plan)
+    assert not (PER_CONCEPT | BATCH | {"embed", "gather"}) & set(plan)
     assert set(plan) >= GATHERS
     project.run(concepts=names[:3])
     assert project.plan(concepts=names[:3]) == {}
@@ -122,10 +126,27 @@ def test_runs_and_reruns_only_what_changed(project):
     # replace an index image: everything after embedding, one image through the network
     draw_scene(np.random.default_rng(99))[0].save(project.photos / "photo 3.png")
     plan = project.plan(concepts=names[:3])
-    assert plan["embed"] == 1 and plan["retrieve"] == plan["cosegment"] == 4
-    text = project.run(concepts=names[:3])
+    assert plan["embed"] == plan["gather"] == plan["retrieve"] == 1 and plan["cosegment"] == 4
+    # a run that ends between two stages leaves as much to the next
+    text = project.run("archives", concepts=names[:3])
     # the replaced image, and the broken one, which is looked at again each time
     assert "embed index: 2 of 13 images to compute" in text
+    plan = project.plan(concepts=names[:3])
+    assert plan["features"] == 1 and plan["cosegment"] == 4
+    assert not {"embed", "gather", "retrieve"} & set(plan)
+    project.run(concepts=names[:3])
+    assert project.plan(concepts=names[:3]) == {}
+
+    # embed in parts: the same bytes, and nothing to do for whoever asks for other parts
+    embeddings = data / "embeddings"
+    before = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
+    shutil.rmtree(embeddings)
+    parts = ["--set-scatter", "embed=3"]
+    text = project.run(*parts, "gather", concepts=names[:3])
+    assert job_counts(text)["embed"] == 3
+    after = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
+    assert after == before and len(before) == 4
+    project.run(*parts, concepts=names[:3])
     assert project.plan(concepts=names[:3]) == {}
 
 

@@ -238,22 +238,27 @@ def catalog_split(config_file: Path, split: str, images: Path) -> None:
 @images_option("images of the index")
 @click.option("--model", required=True, help="The language-image model that ranks the index.")
 @click.option("--size", type=int, required=True, help="Side of its input in pixels.")
+@click.option(
+    "--part", default="1-of-1", show_default=True, help="Which slice: 3-of-64 is the third of 64."
+)
+@click.option("--table", type=FILE, required=True, help="CSV to write: where embeddings are.")
+def embed(config_file: Path, images: Path, model: str, size: int, part: str, table: Path) -> None:
+    """Embed one part of the index; only images that the store lacks."""
+    from reco.embed import embed_part
+
+    embed_part(_experiment(config_file), images, model, size, part, table)
+
+
+@commands.command()
+@click.argument("parts", nargs=-1, required=True, type=FILE)
 @click.option("--embeddings", type=FILE, required=True, help=".npy to write: (n, d), unit rows.")
 @click.option("--usable", type=FILE, required=True, help="CSV to write: the image of every row.")
 @click.option("--skipped", type=FILE, required=True, help="CSV to write: unreadable files, why.")
-def embed(
-    config_file: Path,
-    images: Path,
-    model: str,
-    size: int,
-    embeddings: Path,
-    usable: Path,
-    skipped: Path,
-) -> None:
-    """Embed the images of the index; only those that the store lacks."""
-    from reco.embed import embed_index
+def gather(parts: tuple[Path, ...], embeddings: Path, usable: Path, skipped: Path) -> None:
+    """Gather the embeddings of all PARTS, tables of `reco embed` in order, into one matrix."""
+    from reco.embed import gather
 
-    embed_index(_experiment(config_file), images, model, size, embeddings, usable, skipped)
+    gather(parts, embeddings, usable, skipped)
 
 
 @commands.command()
@@ -269,16 +274,14 @@ def text(config_file: Path) -> None:
 
 
 @commands.command()
-@click.option("--embeddings", type=FILE, required=True, help=".npy of `reco embed`.")
+@CONFIG
+@click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
 @images_option("the image of every row of the embeddings")
-@click.option("--text", type=FILE, required=True, help="Text embeddings of the concept.")
-@click.option("--size", type=click.IntRange(1), required=True, help="Images to retrieve (k).")
-@click.option("--archive", type=FILE, required=True, help="CSV to write.")
-def retrieve(embeddings: Path, images: Path, text: Path, size: int, archive: Path) -> None:
-    """Rank the index for one concept and keep the best images: its archive."""
-    from reco.retrieve import retrieve_archive
+def retrieve(config_file: Path, embeddings: Path, images: Path) -> None:
+    """Rank the index for all concepts and keep the best images of each: its archive."""
+    from reco.retrieve import retrieve_archives
 
-    retrieve_archive(embeddings, images, text, size, archive)
+    retrieve_archives(_experiment(config_file), embeddings, images)
 
 
 @commands.command()

@@ -95,6 +95,11 @@ class Models(Section):
         description="mean and deviation of the pixels that the dense model and the encoder get: "
         "each network's own, or ImageNet's for both, as in the released code",
     )
+    precision: Literal["full", "half"] = Field(
+        "full",
+        description="of the networks' forward passes over images: `full`, float32; or `half`, "
+        "16 bits, which GPUs are made for",
+    )
 
 
 class Sizes(Section):

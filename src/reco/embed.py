@@ -1,7 +1,6 @@
-"""Embed: the index images, and the dense features of the archives' images.
+"""Embed: the index images, in parts, and the dense features of the archives' images.
 
-Both compute only what their stores lack, with each model loaded once, and none at all where
-nothing is missing.
+Both compute only what their stores lack, with each model loaded once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from reco.batches import ahead, batches
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import atomic
+from reco.files import atomic, write_digest
 from reco.folder import read_image, read_table, write_table
 from reco.geometry import Geometry, archive_geometry
 from reco.models import Backend, Output, load
@@ -23,47 +22,88 @@ from reco.progress import LOG, track
 from reco.store import Place, Store, read_places
 
 BATCH = 16
+BLOCK = 4096  # embeddings that are held at a time on their way into one matrix
 SHARD = 256  # images in a file of the store: what a killed run computes again at most
 
 
-def embed_index(
-    experiment: Experiment,
-    images: Path,
-    spec: str,
-    size: int,
-    embeddings: Path,
-    usable: Path,
-    skipped: Path,
+def embed_part(
+    experiment: Experiment, images: Path, spec: str, size: int, part: str, table: Path
 ) -> None:
-    """Embed the index.
+    """Bring the embeddings of one part of the index into the store; write where they are.
 
     Args:
         images: CSV of `reco catalog` (path, key).
         spec, size: the model, and the side of its input in pixels.
-        embeddings: .npy to write, (n, d) float16, L2-normalised rows, one per usable image.
+        part: `3-of-64`, the third of 64 slices of equal length.
+        table: CSV to write (path, key, shard, row, reason): where an image's embedding is, or why
+            there is none.
+    """
+    number, parts = (int(text) for text in part.split("-of-"))
+    rows = [(row["path"], row["key"]) for row in read_table(images)]
+    rows = rows[len(rows) * (number - 1) // parts : len(rows) * number // parts]
+    items = [(key, experiment.index_root / path) for path, key in rows if key]
+    device, models = resolve_device(experiment.config.device), experiment.config.models
+    model = load(spec, device=device, precision=models.precision)
+    store = Store(experiment.store("global", spec, model.version, size))
+    bad = compute_missing(model, {"global": store}, items, size, "embed index")
+    places = store.places()
+    write_table(
+        table,
+        ["path", "key", "shard", "row", "reason"],
+        [
+            (path, key, places[key].shard, places[key].row, "")
+            if key in places
+            else (path, key, "", "", bad.get(key, "cannot be opened"))
+            for path, key in rows
+        ],
+    )
+
+
+def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path) -> None:
+    """Gather the embeddings of all parts of the index into one matrix, in index order.
+
+    Args:
+        parts: tables of `embed_part`, in order.
+        embeddings: .npy to write, (n, d) float16, L2-normalised rows, one per usable image; its
+            SHA-256 is written beside it.
         usable: CSV to write (path, key), row i for row i of the embeddings.
         skipped: CSV to write (path, reason): files that are no readable images.
 
     Raises:
-        RecoError: no image is usable.
+        RecoError: no image is usable, or a shard is damaged.
     """
-    rows = [(row["path"], row["key"]) for row in read_table(images)]
-    items = [(key, experiment.index_root / path) for path, key in rows if key]
-    model = load(spec, device=resolve_device(experiment.config.device))
-    store = Store(experiment.store("global", spec, model.version, size))
-    bad = compute_missing(model, {"global": store}, items, size, "embed index")
-    places = store.places()
-    kept = [(path, key) for path, key in rows if key in places]
+    rows = [row for part in parts for row in read_table(part)]
+    kept = [row for row in rows if row["shard"]]
+    lost = [row for row in rows if not row["shard"]]
     if not kept:
-        raise RecoError(f"{experiment.index_root}: not one readable image: see {skipped}")
-    lost = [(path, bad.get(key, "cannot be opened")) for path, key in rows if key not in places]
+        raise RecoError(f"not one readable image in the index, such as {lost[0]['reason']}")
     if lost:
         LOG.warning("%d of %d index images skipped, listed in %s", len(lost), len(rows), skipped)
-    with atomic(embeddings) as temporary:
-        vectors = read_places([places[key] for _, key in kept])
-        np.save(temporary, vectors.astype(np.float16), allow_pickle=False)
-    write_table(usable, ["path", "key"], kept)
-    write_table(skipped, ["path", "reason"], lost)
+    blocks = (
+        read_places([Place(row["shard"], int(row["row"])) for row in chunk])
+        for chunk in _chunks(kept, BLOCK)
+    )
+    write_matrix(embeddings, len(kept), blocks)
+    write_digest(embeddings)
+    write_table(usable, ["path", "key"], [(row["path"], row["key"]) for row in kept])
+    write_table(skipped, ["path", "reason"], [(row["path"], row["reason"]) for row in lost])
+
+
+def write_matrix(path: Path, length: int, blocks: Iterable[np.ndarray]) -> None:
+    """Write blocks (n_i, d), `length` rows together, as one .npy of float16, atomically.
+
+    Not through a memory map: on a full disk that would end the process without a word.
+    """
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        for i, block in enumerate(blocks):
+            if not i:
+                header = {
+                    "descr": "<f2",
+                    "fortran_order": False,
+                    "shape": (length, *block.shape[1:]),
+                }
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(block.astype("<f2").tobytes())
 
 
 def embed_archives(experiment: Experiment) -> None:
@@ -82,7 +122,10 @@ def embed_archives(experiment: Experiment) -> None:
     places: dict[Output, dict[str, Place]] = {}
     for spec, kinds in roles_by_model(experiment).items():
         model = load(
-            spec, device=resolve_device(config.device), statistics=config.models.statistics
+            spec,
+            device=resolve_device(config.device),
+            statistics=config.models.statistics,
+            precision=config.models.precision,
         )
         version = model.version + ("-released" if geometry else "")
         stores = {

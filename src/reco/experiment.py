@@ -165,7 +165,7 @@ class Experiment:
         return f"{self.index_root.name}-{fingerprint(str(self.index_root.absolute()), 6)}"
 
     def model(self, role: str) -> list[str]:
-        """What tells whether a role's model changed: spec, code, and a local checkpoint's state."""
+        """What tells whether a role's model changed: spec, precision, code, checkpoint."""
         spec = getattr(self.config.models, role)
         kind, _, rest = spec.partition(":")
         checkpoint = Path(rest.split("/", 1)[-1].removeprefix("local-dir:"))
@@ -174,7 +174,9 @@ class Experiment:
         else:
             stat = checkpoint.stat()
             state = f"{stat.st_size}-{stat.st_mtime_ns}"
-        return [spec, *_code("models/images", MODULES.get(kind, "models/__init__")), state]
+        precision = self.config.models.precision
+        code = _code("models/images", "models/half", MODULES.get(kind, "models/__init__"))
+        return [spec, precision, *code, state]
 
     # ---- concepts -----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from reco.errors import RecoError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 MAKE_ROOM = "the disk is full: free space and run again; what is done is kept"
+MAKE_AGAIN = "delete it and run the stage that makes it again"
 
 
 @contextmanager
@@ -110,6 +111,28 @@ def sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal, read in chunks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_digest(path: str | Path) -> None:
+    """Write the SHA-256 of a file to `<path>.sha256`, in the format of `sha256sum --check`."""
+    path = Path(path)
+    write_text(f"{path}.sha256", f"{sha256(path)}  {path.name}\n")
+
+
+def check_digest(path: str | Path) -> None:
+    """Compare a file with what `write_digest` noted beside it.
+
+    Raises:
+        RecoError: it has other bytes, or one of the two is missing.
+    """
+    try:
+        noted = Path(f"{path}.sha256").read_text(encoding="utf-8").split()[:1]
+        if noted != [sha256(path)]:
+            raise RecoError(
+                f"{path}: damaged: its SHA-256 is not that of {path}.sha256: {MAKE_AGAIN}"
+            )
+    except OSError as error:
+        raise RecoError(f"{error.filename}: {error.strerror}: {MAKE_AGAIN}") from None
 
 
 def digest_folders(paths: Iterable[str | Path]) -> dict[str, dict[str, Any]]:

@@ -298,8 +298,13 @@ def load_encoder(
         dense features (1, d, h', w').
     """
     roles = roles_by_model(experiment)
-    statistics = experiment.config.models.statistics
-    models = {spec: load(spec, device=device, statistics=statistics) for spec in roles}
+    settings = experiment.config.models
+    models = {
+        spec: load(
+            spec, device=device, statistics=settings.statistics, precision=settings.precision
+        )
+        for spec in roles
+    }
 
     def encode(picture: np.ndarray) -> tuple[Tensor, Tensor]:
         image = Image.fromarray(picture)

@@ -63,6 +63,19 @@ def weights(*roles):
     )
 
 
+def settled(path, source):
+    """A concept's file, made from `source` by a job that rewrites those of all concepts.
+
+    Only a new name means new content, so its time is no reason to run anything. But where `source`
+    is newer, as after a run that was killed in between, its content will change.
+    """
+    made = [Path(name) for name in (path, source)]
+    if not all(file.exists() for file in made):
+        return ancient(path)
+    made_at, changed_at = (file.stat().st_mtime for file in made)
+    return path if changed_at > made_at else ancient(path)
+
+
 def noted_state():
     """State of the images; they are listed again when it changes.
 

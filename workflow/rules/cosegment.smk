@@ -8,9 +8,15 @@ concept, in every variant of the components table. `snakemake references` stops 
 
 rule cosegment:
     input:
-        archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
-        # These two come from jobs that rewrite all concepts; only a new name means new content.
-        features=lambda wildcards: ancient(EXPERIMENT.features(wildcards.slug)),
+        # Another index changes every archive; the job that writes archives also runs without one.
+        embeddings=rules.gather.output.embeddings,
+        # These three come from jobs that rewrite those of all concepts.
+        archive=lambda wildcards: settled(
+            EXPERIMENT.archive(wildcards.slug), rules.gather.output.embeddings
+        ),
+        features=lambda wildcards: settled(
+            EXPERIMENT.features(wildcards.slug), EXPERIMENT.archive(wildcards.slug)
+        ),
         text=lambda wildcards: ancient(EXPERIMENT.text(wildcards.slug)),
         contexts=lambda wildcards: [
             EXPERIMENT.reference(slug)

@@ -1,28 +1,27 @@
 """Embed: every index image and every concept's text, in the space of the language-image models.
 
-Reads the list of index images; computes what the store lacks; makes `embeddings.npy` with its
-list of usable images, `skipped.csv` with the files that could not be read, and `text/*` for every
-concept. One job each: the models load once.
+Reads the list of index images; computes what the store lacks, in as many parts as
+`--set-scatter embed=64` says, a job each; gathers them into `embeddings/index.npy` with its list of
+usable images and `skipped.csv`, the files that could not be read. Makes `text/*` for every concept
+in one job. However many the parts, the results are the same.
 """
+
+
+scattergather:
+    embed=1,
 
 
 rule embed:
     input:
         images=rules.catalog.output.index,
         weights=weights("retrieval"),
-        code=code("embed", "store"),
     output:
-        embeddings=f"{DATA}/embeddings/index.npy",
-        images=f"{DATA}/embeddings/index.csv",
-        skipped=report(
-            f"{DATA}/embeddings/skipped.csv",
-            category="Images",
-            caption="../report/skipped.rst",
-        ),
+        # Only `gather` reads it, which alone decides whether anything runs again.
+        table=temp(f"{DATA}/parts/{{scatteritem}}.csv"),
     log:
-        f"{DATA}/logs/embed.log",
+        f"{DATA}/logs/embed/{{scatteritem}}.log",
     benchmark:
-        f"{DATA}/benchmarks/embed.tsv"
+        f"{DATA}/benchmarks/embed/{{scatteritem}}.tsv"
     conda:
         "../../environment.yml"
     threads: 8
@@ -32,7 +31,6 @@ rule embed:
         gpu=1,
     params:
         model=SETTINGS.models.retrieval,
-        state=EXPERIMENT.model("retrieval"),
         size=SETTINGS.sizes.retrieval,
     shell:
         """
@@ -40,6 +38,44 @@ rule embed:
             --images {input.images} \
             --model {params.model:q} \
             --size {params.size} \
+            --part {wildcards.scatteritem} \
+            --table {output.table}
+        """
+
+
+rule gather:
+    input:
+        parts=gather.embed(f"{DATA}/parts/{{scatteritem}}.csv"),
+        images=rules.catalog.output.index,
+        weights=weights("retrieval"),
+        code=code("embed", "store"),
+    output:
+        embeddings=f"{DATA}/embeddings/index.npy",
+        digest=f"{DATA}/embeddings/index.npy.sha256",
+        images=f"{DATA}/embeddings/index.csv",
+        skipped=report(
+            f"{DATA}/embeddings/skipped.csv",
+            category="Images",
+            caption="../report/skipped.rst",
+        ),
+    log:
+        f"{DATA}/logs/gather.log",
+    benchmark:
+        f"{DATA}/benchmarks/gather.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        # What the parts depend on besides these inputs.
+        model=SETTINGS.models.retrieval,
+        state=EXPERIMENT.model("retrieval"),
+        size=SETTINGS.sizes.retrieval,
+    shell:
+        """
+        reco --log {log} gather {input.parts} \
             --embeddings {output.embeddings} \
             --usable {output.images} \
             --skipped {output.skipped}

@@ -99,7 +99,7 @@ rule record:
         packages=DEBS if EXPERIMENT.composed else [],
         weights=weights("retrieval", "dense", "encoder"),
         index=rules.catalog.output,
-        embeddings=rules.embed.output.embeddings,
+        embeddings=rules.gather.output.embeddings,
         archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],
         retrieval=rules.precision.output,
         segmented=SEGMENTED,

@@ -99,7 +99,7 @@ rule table_methods:
 rule table_retrieval:
     input:
         retrieval=rules.precision.output.retrieval,
-        images=rules.embed.output.images,
+        images=rules.gather.output.images,
         run=rules.record.output.run,
         code=code("tables"),
     output:
@@ -287,7 +287,7 @@ rule figure_archive_size:
 rule figure_precision:
     input:
         retrieval=rules.precision.output.retrieval,
-        images=rules.embed.output.images,
+        images=rules.gather.output.images,
         compared=list(EXPERIMENT.compared("retrieval.csv")[1].values()),
         run=rules.record.output.run,
         code=code("figures"),

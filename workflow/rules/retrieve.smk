@@ -1,38 +1,35 @@
 """Retrieve: the archive of a concept is the k index images closest to its text. No network.
 
-Reads the embeddings of the index and the concept's text embedding; makes `archives/*.csv`
-(rank, path, key, similarity), one job per concept. `snakemake archives` makes just these.
+Reads the embeddings of the index and the text embeddings of all concepts; makes `archives/*.csv`
+(rank, path, key, similarity) in one pass over the index, which takes as long for one concept as for
+many. `snakemake archives` makes just these.
 """
 
 
 rule retrieve:
     input:
-        embeddings=rules.embed.output.embeddings,
-        images=rules.embed.output.images,
+        embeddings=rules.gather.output.embeddings,
+        digest=rules.gather.output.digest,
+        images=rules.gather.output.images,
         # The job that embeds texts rewrites all of them; only a new name means a new text.
-        text=lambda wildcards: ancient(EXPERIMENT.text(wildcards.slug)),
+        texts=ancient([EXPERIMENT.text(slug) for slug in EXPERIMENT.sources]),
     output:
-        archive=f"{DATA}/archives/{{slug}}.{{mark}}.csv",
+        archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],
     log:
-        f"{DATA}/logs/retrieve/{{slug}}.{{mark}}.log",
+        f"{DATA}/logs/retrieve.log",
     benchmark:
-        f"{DATA}/benchmarks/retrieve/{{slug}}.{{mark}}.tsv"
+        f"{DATA}/benchmarks/retrieve.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: 8
     resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        size=SETTINGS.all_archive_sizes[-1],
+        mem_mb=2000,
+        runtime=60,
     shell:
         """
         reco --log {log} retrieve \
             --embeddings {input.embeddings} \
-            --images {input.images} \
-            --text {input.text} \
-            --size {params.size} \
-            --archive {output.archive}
+            --images {input.images}
         """
 
 

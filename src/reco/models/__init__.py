@@ -33,6 +33,10 @@ SPECS = (
 )
 
 
+Precision = Literal["full", "half"]
+"""Numbers that an image's forward pass multiplies: float32, or 16 bits on an accelerator."""
+
+
 class Backend(Protocol):
     """A network (or a pair of an image and a text network) behind the roles of the method.
 
@@ -99,6 +103,7 @@ def load(
     device: "str | torch.device" = "cpu",
     folder: "str | Path | None" = None,
     statistics: Statistics = "own",
+    precision: Precision = "full",
 ) -> Backend:
     """Load the model that `spec` names.
 
@@ -109,6 +114,8 @@ def load(
         statistics: what `preprocess` normalises pixels with: the network's `own` mean and standard
             deviation, or `imagenet`, which the released code gives to the encoder and to DenseCLIP
             alike. Where the two differ, so do the versions, and embeddings on disk do not mix.
+        precision: `half` runs the forward pass of images in 16 bits (see `reco.models.half`), which
+            accelerators are made for; it has a version of its own, too.
 
     Raises:
         RecoError: an unknown spec, model, tag or file; a checkpoint that does not fit; weights
@@ -116,6 +123,13 @@ def load(
     """
     if statistics not in get_args(Statistics):
         raise ValueError(f"statistics must be of {get_args(Statistics)}, not {statistics!r}")
+    if precision == "half":
+        from reco.models.half import Half
+
+        full = load(spec, device=device, folder=folder, statistics=statistics)
+        return Half(full, device)
+    if precision != "full":
+        raise ValueError(f"precision must be of {get_args(Precision)}, not {precision!r}")
     kind, _, rest = spec.partition(":")
     if kind == "packaged" and not rest:
         from reco.models import packaged

@@ -1,0 +1,60 @@
+"""Embedding the index beside the bare network: does decoding hide behind it?
+
+Real photographs through the packaged model, from files to the store. The limit is the bare forward
+pass over the same batches, already decoded.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+from measure import compare, report
+
+from reco.embed import BATCH, compute_missing
+from reco.errors import RecoError
+from reco.folder import find_images, read_image
+from reco.models import load
+from reco.store import Store
+
+IMAGES, SIZE = 128, 320
+INDEX = Path("data/stamps/scenes/index")
+
+
+def main() -> None:
+    """Measure and report."""
+    if not INDEX.is_dir():
+        raise RecoError(f"{INDEX}: missing: run 'snakemake --cores all compose weights' first")
+    logging.getLogger("reco").setLevel(logging.WARNING)
+    paths = [INDEX / name for name in find_images(INDEX)[:IMAGES]]
+    items = [(path.name, path) for path in paths]
+    model = load("packaged")
+    pictures = torch.stack([model.preprocess(read_image(path), SIZE) for path in paths])
+
+    def bare() -> None:
+        for batch in pictures.split(BATCH):
+            model.encode(batch, {"global"})
+
+    def in_turn() -> None:
+        for start in range(0, len(paths), BATCH):
+            batch = [model.preprocess(read_image(path), SIZE) for path in paths[start:][:BATCH]]
+            model.encode(torch.stack(batch), {"global"})
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            compute_missing(model, {"global": Store(folder)}, items, SIZE, "embed")
+
+    ways = {"in turn": in_turn, "ours": ours}
+    rows = compare(f"{IMAGES} scenes at {SIZE} pixels", ways, limit=bare, repeats=3)
+    notes = [
+        "in turn: a batch is decoded, then embedded, then the next; nothing is stored.",
+        "ours: what `reco embed` does, into a fresh store.",
+        "limit: the forward pass alone over batches of "
+        f"{BATCH} that are decoded already: {IMAGES / (rows[0].limit or 1) / rows[0].seconds:.1f} "
+        "images a second.",
+    ]
+    report("embed", "Embedding of index images with the packaged model", rows, notes)
+
+
+if __name__ == "__main__":
+    main()
