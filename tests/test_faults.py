@@ -6,8 +6,14 @@ without a word.
 
 import errno
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -229,52 +235,115 @@ def test_an_array_in_blocks_has_the_bytes_of_numpy(tmp_path):
     assert not (tmp_path / "short.npy").exists()
 
 
-# ---- commands ---------------------------------------------------------------------------------
+# ---- commands and whole runs ------------------------------------------------------------------
+
+IMAGES = 600  # of the index: two whole shards and a part of a third
+DATA, RESULTS = Path("data/tiny"), Path("results/tiny")
+# All stages; of tables and figures, one.
+TARGETS = [
+    str(RESULTS / name) for name in ("metrics.csv", "retrieval.csv", "figures/archive_size.png")
+]
+# What must be equal byte by byte.
+MADE = [
+    *(f"{DATA}/{name}" for name in ("images", "embeddings", "text", "archives", "features")),
+    *(f"{DATA}/{name}" for name in ("references", "masks", "reco_plus")),
+    *TARGETS,
+    f"{RESULTS}/figures",
+    "data/store",
+    "data/models",
+]
 
 
-def start(project: Project, *arguments: object) -> subprocess.Popen[str]:
-    """Start `reco` in a project."""
-    file = project.folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump(project.config))
+@contextmanager
+def launched(project: Project, *command: object) -> Iterator[subprocess.Popen[str]]:
+    """Start `reco` or `snakemake` in a project, in a process group of its own; end it."""
+    config = project.folder / "tiny.yaml"
+    config.write_text(yaml.safe_dump(project.config))
+    program, *arguments = map(str, command)
+    call = {
+        "reco": ["reco.cli"],
+        "snakemake": ["snakemake", "--configfile", str(config), "--cores", "2", "--nocolor"],
+    }[program]
     environment = {
         **os.environ,
         "PYTHONPATH": str(project.folder / "src"),
-        "RECO_CONFIG": str(file),
+        "RECO_CONFIG": str(config),
     }
-    command = [sys.executable, "-m", "reco.cli", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        cwd=project.folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    log = project.folder / f"{program}.{time.monotonic_ns()}.out"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *call, *arguments],
+            cwd=project.folder,
+            env=environment,
+            stdout=out,
+            stderr=out,
+            text=True,
+            start_new_session=True,
+        )
+    process.log = log
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):  # the usual case: it ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for a process: its exit status, and what it said."""
+    process.wait(600)
+    return process.returncode, process.log.read_text()
 
 
 def reco(project: Project, *arguments: object) -> tuple[int, str]:
-    """Run `reco` in a project: exit status, and what it said."""
-    process = start(project, *arguments)
-    text, _ = process.communicate()
-    return process.returncode, text
+    with launched(project, "reco", *arguments) as process:
+        return finish(process)
 
 
-DATA = Path("data/tiny")
+def snakemake(project: Project, *arguments: object) -> tuple[int, str]:
+    with launched(project, "snakemake", *arguments) as process:
+        return finish(process)
+
+
+def made(project: Project, *names: str) -> dict[str, bytes]:
+    """Content of what a run made, without Snakemake's own marks."""
+    found = {}
+    for name in names or MADE:
+        path = project.folder / name
+        found |= (
+            {f"{name}/{inside}": content for inside, content in files(path).items()}
+            if path.is_dir()
+            else {name: path.read_bytes()}
+        )
+    return {name: found[name] for name in found if ".snakemake_timestamp" not in name}
+
+
+def hidden(contents: dict[str, bytes]) -> list[str]:
+    """Names of temporary files among those of `made` or `files`."""
+    return [name for name in contents if Path(name).name.startswith(".")]
+
+
+def computed(said: str) -> int:
+    """How many index images a run of `embed` says that it has to compute."""
+    return int(re.search(rf"embed index: (\d+) of {IMAGES} images to compute", said)[1])
+
+
 CATALOG = ["--log", DATA / "logs/catalog.log", "catalog", "--index", DATA / "images/index.csv"]
 
 
-@pytest.fixture
-def project_on_disk(tmp_path, disk):
-    """A project whose data/ lies on the disk of 1 MiB; its weights do not."""
-    make_folder(tmp_path, index=60)
+def embed(table: str = "table.csv") -> list[object]:
+    return [
+        *("--log", DATA / f"logs/{table}.log", "embed", "--images", DATA / "images/index.csv"),
+        *("--model", "packaged", "--size", 64, "--table", DATA / table),
+    ]
+
+
+def test_a_command_on_a_full_disk_ends_with_one_line(tmp_path, disk):
+    make_folder(tmp_path)
     project = Project(tmp_path / "small", data=tmp_path)
     (project.folder / "data").symlink_to(disk)
-    return project
-
-
-def test_a_command_on_a_full_disk_ends_with_one_line(project_on_disk, disk):
     filler = fill(disk, 0)
-    status, said = reco(project_on_disk, *CATALOG)
+    status, said = reco(project, *CATALOG)
     assert status == 1
     error = [line for line in said.splitlines() if "the disk is full" in line]
     assert len(error) == 1 and error[0].startswith("error: data/tiny/images/index.csv: ")
@@ -284,6 +353,235 @@ def test_a_command_on_a_full_disk_ends_with_one_line(project_on_disk, disk):
         "logs/catalog.log": 0
     }
     filler.unlink()
-    status, said = reco(project_on_disk, *CATALOG)
+    status, said = reco(project, *CATALOG)
     assert status == 0, said
-    assert len(read_table(disk / "tiny/images/index.csv")) == 60
+    assert len(read_table(disk / "tiny/images/index.csv")) == 12
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory) -> Project:
+    """A project whose run nothing disturbed."""
+    root = tmp_path_factory.mktemp("calm")
+    make_folder(root, index=IMAGES)
+    project = Project(root / "calm", data=root)
+    began = time.monotonic()
+    status, said = snakemake(project, *TARGETS)
+    assert status == 0, said
+    project.seconds = time.monotonic() - began
+    return project
+
+
+def fresh(folder: Path, calm: Project, *parts: str) -> Project:
+    """A project on the same images; `parts` are taken over from the calm one."""
+    project = Project(folder, data=calm.root)
+    for part in parts:
+        shutil.copytree(calm.folder / part, project.folder / part)
+    return project
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_keeps_what_was_done(tmp_path, disk, calm):
+    """1,200 kB of embeddings for 1 MiB."""
+    project = fresh(tmp_path, calm)
+    (project.folder / "data").symlink_to(disk)
+    (disk / "models").symlink_to(calm.folder / "data/models")
+    status, said = reco(project, *CATALOG)
+    assert status == 0, said
+    status, said = reco(project, *embed())
+    assert status == 1 and computed(said) == IMAGES
+    assert re.search(
+        r"^error: data/store/\S+: the disk is full: free space and run again", said, re.M
+    )
+    assert "Traceback" not in said and "Logging error" not in said
+    kept = files(disk / "store")
+    assert kept and not hidden(files(disk)) and not (disk / "tiny/table.csv").exists()
+
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    status, said = reco(project, *embed())
+    assert status == 0, said
+    assert 0 < computed(said) < IMAGES
+    after = files(disk / "store")
+    assert {name: after[name] for name in kept} == kept
+    stored = {name: content for name, content in files(calm.folder / "data/store").items()}
+    assert after == {name: stored[name] for name in stored if "/global/" in name}
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_fill_one_store(tmp_path, calm):
+    project = fresh(tmp_path, calm, "data/models", f"{DATA}/images")
+    with (
+        launched(project, "reco", *embed("a.csv")) as first,
+        launched(project, "reco", *embed("b.csv")) as second,
+    ):
+        for process in (first, second):
+            status, said = finish(process)
+            assert status == 0, said
+            assert computed(said) > 0
+    tables = [(project.folder / DATA / f"{name}.csv").read_bytes() for name in "ab"]
+    assert tables[0] == tables[1]
+    store = next((project.folder / "data/store").glob("*/global"))
+    assert files(store) == files(calm.folder / store.relative_to(project.folder))
+
+
+@pytest.mark.slow
+def test_a_second_snakemake_is_sent_away(tmp_path, calm):
+    project = fresh(tmp_path, calm, "data/models")
+    locks = project.folder / ".snakemake/locks"
+    with launched(project, "snakemake", "archives") as first:
+        while first.poll() is None and not (locks.is_dir() and any(locks.iterdir())):
+            time.sleep(0.05)
+        status, said = snakemake(project, "archives")
+        assert first.poll() is None, first.log.read_text()
+        assert status != 0 and "cannot be locked" in said and "--unlock" in said
+        assert "Traceback" not in said
+        status, said = finish(first)
+        assert status == 0, said
+    archives = f"{DATA}/archives"
+    assert made(project, archives) == made(calm, archives)
+    assert "Nothing to be done" in snakemake(project, "--dry-run", "archives")[1]
+
+
+def flip(path: Path, place: int) -> None:
+    """Flip a bit of a file, as a failing disk does: its size and times stay."""
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 16
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def follow(said: str) -> list[str]:
+    """Delete what the error of a damaged shard says; the options that it says to run with."""
+    error = re.search(r"error: (\S+): row \d+ is damaged: delete (\S+) and .*`(.*)`", said)
+    assert error, said
+    assert error[1].removesuffix(".npy") == error[2].removesuffix(".*")
+    return [error[2], *error[3].split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "lost", "target"),
+    [
+        ("global", f"{DATA}/embeddings/index.npy", f"{DATA}/embeddings/index.npy"),
+        ("dense", f"{DATA}/references/*", "references"),
+    ],
+)
+def test_a_damaged_shard_is_mended_as_the_error_says(tmp_path, calm, kind, lost, target):
+    project = fresh(tmp_path, calm, "data", "results", ".snakemake")
+    shard = max(project.folder.glob(f"data/store/*/{kind}/*/*.npy"), key=lambda p: p.stat().st_size)
+    flip(shard, shard.stat().st_size // 2)
+    for path in project.folder.glob(lost):
+        path.unlink()
+    status, said = snakemake(project, target)
+    assert status != 0 and "Traceback" not in said
+    pattern, *options = follow(said)
+    for path in project.folder.glob(pattern):
+        path.unlink()
+    status, said = snakemake(project, target, *options)
+    assert status == 0, said
+    assert made(project) == made(calm)
+
+
+@pytest.mark.slow
+def test_a_damaged_matrix_is_refused(tmp_path, calm):
+    project = fresh(tmp_path, calm, "data", "results", ".snakemake")
+    matrix = project.folder / DATA / "embeddings/index.npy"
+    flip(matrix, 5000)
+    for path in (project.folder / DATA / "archives").glob("lemon.*"):
+        path.unlink()
+    status, said = snakemake(project, "archives")
+    assert status != 0 and "Traceback" not in said
+    assert re.search(r"error: data/tiny/embeddings/index.npy: damaged: .*: delete it and run", said)
+    matrix.unlink()
+    status, said = snakemake(project, "archives")
+    assert status == 0, said
+    assert made(project) == made(calm)
+
+
+# ---- a kill at every stage --------------------------------------------------------------------
+
+# Command -> what must be there (half of its work), or "" for: as soon as the process is.
+MOMENTS = {
+    "catalog": "",
+    "weights": "",
+    "embed": "data/store/*/global/*/*.keys",
+    "gather": "",
+    "text": "data/store/text/text-retrieval/*/*.keys",
+    "retrieve": "",
+    "features": "data/store/*/[de]*/*/*.npy",
+    "cosegment": f"{DATA}/references/*.safetensors",
+    "segment": f"{DATA}/masks/*/*/*.png",
+    "train": "two processes",  # its own and the one that reads images: steps are being made
+    "segment-plus": f"{DATA}/masks/plus/*/*.png",
+    "evaluate": "",
+    "precision": "",
+    "figure": "",
+}
+
+
+def commands(group: int) -> list[str]:
+    """The verb of every `reco` that runs in a process group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == group:
+                words = (folder / "cmdline").read_bytes().decode().split("\0")
+                if len(words) > 4 and words[1].endswith("/reco"):
+                    found.append(words[4])
+        except (OSError, UnicodeDecodeError):  # it ended meanwhile
+            continue
+    return found
+
+
+def caught(project: Project, group: int, left: set[str]) -> set[str]:
+    """Stages among `left` that are in the middle of their work now."""
+    running = commands(group)
+    return {
+        stage
+        for stage in left & set(running)
+        if (
+            running.count(stage) > 1
+            if MOMENTS[stage] == "two processes"
+            else not MOMENTS[stage] or any(project.folder.glob(MOMENTS[stage]))
+        )
+    }
+
+
+@pytest.mark.slow
+def test_killed_at_every_stage_it_goes_on_to_the_same_bytes(tmp_path, calm):
+    project = fresh(tmp_path, calm)
+    models = Path("data/models/packaged")  # with what takes longest to compute
+    (project.folder / models).mkdir(parents=True)
+    for path in (calm.folder / models).glob("imagenet_entries.*"):
+        shutil.copy2(path, project.folder / models)
+    began = time.monotonic()
+    left, rounds = set(MOMENTS), 0
+    while True:
+        with launched(project, "snakemake", *TARGETS) as running:
+            while not (hit := caught(project, running.pid, left)) and running.poll() is None:
+                time.sleep(0.04)
+            if not hit:
+                status, said = finish(running)
+                break
+            # and now its whole group is killed
+        rounds += 1
+        left -= hit
+        print(f"round {rounds}: killed {sorted(hit)}")
+        if rounds == 1:
+            status_locked, said = snakemake(project, *TARGETS)
+            assert status_locked != 0 and "cannot be locked" in said
+            assert snakemake(project, "--unlock", *TARGETS)[0] == 0
+        else:  # the same in less time
+            for lock in (project.folder / ".snakemake/locks").iterdir():
+                lock.unlink()
+    assert status == 0, said
+    assert not left, f"never seen at work: {left}"
+    assert 0 < computed((project.folder / DATA / "logs/embed/1-of-1.log").read_text()) < IMAGES
+    assert "Nothing to be done" in snakemake(project, "--dry-run", *TARGETS)[1]
+
+    here, there = made(project), made(calm)
+    temporary = hidden(here)
+    print(f"{rounds} kills: {time.monotonic() - began:.0f} s, undisturbed {calm.seconds:.0f} s")
+    print(f"{rounds} kills left {len(temporary)} temporary files: {temporary}")
+    assert not hidden(there)
+    assert {name: here[name] for name in here if name not in temporary} == there

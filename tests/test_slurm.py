@@ -9,9 +9,8 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,8 @@ OVERRIDES = [
     *("--latency-wait", "5"),
 ]
 
-# The node has two CPUs, memory and a GPU as far as Slurm knows.
+# The node has two CPUs, memory and a GPU as far as Slurm knows. A job that is preempted waits for
+# its credential to expire before it starts again: by default two minutes.
 SLURM_CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -41,7 +41,7 @@ SlurmdPort={ports[1]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={state}/munge.socket
+AuthInfo=socket={state}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={state}/state
 SlurmdSpoolDir={state}/spool
@@ -55,9 +55,12 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
 ReturnToService=2
+MinJobAge=3600
 SchedulerType=sched/backfill
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 MailProg=/bin/true
 JobAcctGatherType=jobacct_gather/none
@@ -66,6 +69,7 @@ JobCompType=jobcomp/none
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=20000 Gres=gpu:1 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes={host} PriorityTier=10 MaxTime=INFINITE State=UP
 """
 GRES_CONF = "AutoDetect=off\nNodeName={host} Name=gpu File=/dev/null Count=1\n"
 PARTITIONS = "partitions:\n  cpu: {max_runtime: 7d}\n  gpu: {max_runtime: 7d, max_gpu: 1}\n"
@@ -165,12 +169,22 @@ class Cluster:
         ).stdout
 
     def jobs(self) -> list[dict[str, str]]:
-        """Every job that Slurm remembers, which is all of the last five minutes."""
+        """Every job that Slurm remembers, which is all of the last hour."""
         fields = ["jobid", "partition", "numcpus", "minmemory", "tres-per-job", "state"]
+        fields += ["restartcnt"]
         wanted = ",".join(f"{field}:40" for field in fields) + ",comment:200"
         text = self.ask("squeue", "--states=all", "--noheader", "--Format", wanted)
         names = [*fields, "comment"]
         return [dict(zip(names, line.split(), strict=True)) for line in text.splitlines()]
+
+    def await_job(self, rule: str, snakemake: Future[str]) -> str:
+        """Wait until a job of a rule or group runs; its number."""
+        while not snakemake.done():
+            for job in self.jobs():
+                if job["state"] == "RUNNING" and job["comment"].startswith(f"rule_{rule}_"):
+                    return job["jobid"]
+            time.sleep(0.3)
+        pytest.fail(f"no job of {rule} was seen running:\n{snakemake.result()}")
 
 
 @pytest.fixture
@@ -192,69 +206,67 @@ def submissions(text: str) -> list[str]:
     return re.findall(r"has been submitted with SLURM jobid (\d+)", text)
 
 
-def test_runs_on_slurm_and_survives_a_killed_job(tmp_path, cluster, project):
+def test_runs_on_slurm_through_preemption_and_a_cancelled_job(tmp_path, cluster, project):
     on_slurm = ["--workflow-profile", "profiles/slurm", "--set-scatter", "embed=2", *OVERRIDES]
     on_slurm += ["--slurm-partition-config", str(cluster.partitions)]
     local = Project(tmp_path / "local", data=tmp_path)
     with ThreadPoolExecutor() as pool:
         running = pool.submit(local.run, **CHANGES)
-        text = project.run(*on_slurm, **CHANGES)
+        slurm = pool.submit(project.run, *on_slurm, **CHANGES)
+        # A job of a partition that goes first needs the GPU: Slurm takes it from the one that runs.
+        preempted = cluster.await_job("embed", slurm)
+        urgent = [
+            "--partition=urgent",
+            "--gpus=1",
+            "--mem=100",
+            "--output=/dev/null",
+            "--comment=-",
+        ]
+        cluster.ask("sbatch", *urgent, "--wrap=sleep 1")
+        # Someone cancels a job: Snakemake submits it again.
+        cancelled = cluster.await_job("cosegment", slurm)
+        cluster.ask("scancel", cancelled)
+        text = slurm.result()
         running.result()
 
     # Slurm ran it all, in few submissions, and gave a GPU to those that asked for one.
     count = sum(job_counts(text).values())
-    jobs = cluster.jobs()
+    everything = cluster.jobs()
+    jobs = [job for job in everything if job["partition"] != "urgent"]
     print(f"{count} jobs in {len(jobs)} submissions")
     assert {job["jobid"] for job in jobs} == set(submissions(text))
-    assert {job["state"] for job in jobs} == {"COMPLETED"}
     assert len(jobs) < count / 2
     on_gpu = {job["comment"] for job in jobs if job["partition"] == "gpu"}
     assert {re.sub("rule_|_wildcards.*", "", comment) for comment in on_gpu} == GPU_RULES
     assert all(("gpu" in job["tres-per-job"]) == (job["partition"] == "gpu") for job in jobs)
     # A group runs one job after another, and asks for no more than that takes.
     for group in ("cosegment", "figures"):
-        [job] = [job for job in jobs if job["comment"].startswith(f"rule_{group}_")]
+        [*_, job] = [job for job in jobs if job["comment"].startswith(f"rule_{group}_")]
         assert (job["numcpus"], job["minmemory"]) == ("1", "1000M"), job
 
-    # The same numbers and masks as without it, and nothing left to do for either profile.
+    # Slurm started the preempted job again, Snakemake waited for it; the cancelled one has a twin.
+    assert [job["state"] for job in everything if job["partition"] == "urgent"] == ["COMPLETED"]
+    assert {job["jobid"]: job["restartcnt"] for job in jobs if job["restartcnt"] != "0"} == {
+        preempted: "1"
+    }
+    states = {job["jobid"]: job["state"] for job in jobs}
+    assert states.pop(cancelled) == "CANCELLED"
+    assert set(states.values()) == {"COMPLETED"}
+    assert f"JOB {cancelled} " in text and "CANCELLED" in text and "Trying to restart" in text
+    assert len([job for job in jobs if job["comment"].startswith("rule_cosegment_")]) == 2
+
+    # The same numbers and masks as without all that, and nothing left to do for either profile.
     for name in ("metrics.csv", "retrieval.csv", "per_class.csv"):
         here, there = (read_table(p.folder / "results/tiny" / name) for p in (project, local))
         assert here == there, name
-    masks = sorted(path for path in (local.folder / "data/tiny/masks").rglob("*.png"))
-    assert masks
-    for path in masks:
+    made = [
+        path
+        for folder in ("embeddings", "archives", "references", "masks")
+        for path in sorted((local.folder / "data/tiny" / folder).rglob("*.*"))
+        if path.name != ".snakemake_timestamp"
+    ]
+    assert {path.suffix for path in made} == {".npy", ".sha256", ".csv", ".safetensors", ".png"}
+    for path in made:
         twin = project.folder / path.relative_to(local.folder)
         assert twin.read_bytes() == path.read_bytes(), path
-    assert project.plan(**CHANGES) == {}
-
-    # Someone cancels a job while it runs: Snakemake submits it again.
-    references = sorted((project.folder / "data/tiny/references").glob("*.safetensors"))
-    before = {path: path.read_bytes() for path in references}
-    victim = next(path for path in references if path.name.startswith("orange"))
-    victim.unlink()
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor", "references"]
-    command += ["--configfile", "tiny.yaml", *on_slurm]
-    environment = {**os.environ, "PYTHONPATH": str(project.folder / "src")}
-    log = tmp_path / "second.log"
-    with log.open("w") as out:
-        second = subprocess.Popen(
-            command, cwd=project.folder, env=environment, stdout=out, stderr=out
-        )
-    try:
-        known, killed = {job["jobid"] for job in jobs}, None
-        deadline = time.monotonic() + 60
-        while killed is None and time.monotonic() < deadline:
-            time.sleep(0.3)
-            new = [job for job in cluster.jobs() if job["jobid"] not in known]
-            killed = next((job["jobid"] for job in new if job["state"] == "RUNNING"), None)
-        assert killed, log.read_text()
-        cluster.ask("scancel", killed)
-        second.wait(120)
-    finally:
-        second.kill()
-    text = log.read_text()
-    assert second.returncode == 0, text
-    assert f"JOB {killed} " in text and "CANCELLED" in text and "Trying to restart" in text
-    assert submissions(text)[0] == killed and len(submissions(text)) == 2
-    assert {path: path.read_bytes() for path in references} == before
     assert project.plan(**CHANGES) == {}
