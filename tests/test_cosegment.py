@@ -32,6 +32,15 @@ def kind(request, monkeypatch):
     return Kind(request.param)
 
 
+@pytest.fixture(params=["on an accelerator", pytest.param("cuda", marks=pytest.mark.gpu)])
+def accelerator(request, monkeypatch):
+    """The device of tensors that are not computed on by NumPy."""
+    if request.param == "cuda":
+        return "cuda"
+    monkeypatch.setattr(module, "MAIN_MEMORY", ())
+    return "cpu"
+
+
 class Kind:
     def __init__(self, name):
         self.numpy, self.device = name == "numpy", "cuda" if name == "cuda" else "cpu"
@@ -113,7 +122,7 @@ def test_paper_size_fixture(kind, variant, weighted):
     assert hashlib.sha256(features.tobytes()).hexdigest() == str(data["features_sha256"])
     assert hashlib.sha256(weights.tobytes()).hexdigest() == str(data["weights_sha256"])
     weights = kind.make(weights) if weighted == "weights" else None
-    result = cosegment(kind.make(features), weights, variant=variant)
+    result = cosegment(kind.make(features.astype("f4")), weights, variant=variant)
     name = f"{variant}__{weighted}"
     seeds = kind.back(result.seeds)
     np.testing.assert_array_equal(seeds, data[f"seed_locs__{name}"])
@@ -131,6 +140,34 @@ def test_paper_size_fixture(kind, variant, weighted):
         assert not missed
     else:  # led away by near-duplicates
         assert missed == ([9, 10, 48] if weighted == "weights" else [9, 10, 12, 16])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_half_precision_on_an_accelerator_moves_no_seed(accelerator, variant, weighted, dtype):
+    """The seeds that float32 finds in the same (rounded) features, near-duplicates among them."""
+    features, weights = (torch.from_numpy(values[5:20]) for values in paper_size_inputs())
+    half = features.to(getattr(torch, dtype))
+    weights = weights.to(accelerator) if weighted else None
+    got = cosegment(half.to(accelerator), weights, variant=variant)
+    wanted = cosegment(half.to(accelerator).float(), weights, variant=variant)
+    assert torch.equal(got.seeds, wanted.seeds) and torch.equal(got.reference, wanted.reference)
+    off = (got.support - wanted.support).abs().max()
+    assert 0 < off < module.HALF_ERROR
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 999), st.integers(1, 9))
+def test_blocks_of_any_size_and_weights_that_vanish_change_nothing(n, h, seed, block):
+    rng = np.random.default_rng(seed)
+    features, weights = random_archive(n, h, 3, seed)
+    weights *= rng.choice([0, 1e-30, 1e-13, 1e-6, 1], weights.shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK", block)
+        result = cosegment(features, weights)
+    _, _, support = slow_cosegment(features, weights)
+    np.testing.assert_allclose(result.support, support, rtol=1e-4, atol=1e-30)
 
 
 def random_archive(n, h, w, seed):

@@ -1,11 +1,13 @@
 """Co-segment: what do the images of an archive have in common? (paper section 3.2)
 
-One matrix product per archive image; the (n h w)^2 adjacency matrix of the paper never exists.
-Arrays are NumPy's or PyTorch's, and results are of the caller's kind. NumPy needs no deep-learning
-framework, and none is imported here: a job per concept must start in no time. Tensors in main
-memory are computed on by NumPy, so that their seeds are NumPy's to the last tie; tensors on an
-accelerator are computed on there. All arithmetic is in float32: float64 is rounded to it, float16
-and bfloat16 are widened.
+The (n h w)^2 adjacency matrix of the paper never exists: it is taken block by block, and only half
+of it, for without its weights it is symmetric. Arrays are NumPy's or PyTorch's, and results are of
+the caller's kind. NumPy needs no deep-learning framework, and none is imported here: a job per
+concept must start in no time. Tensors in main memory are computed on by NumPy, so that their seeds
+are NumPy's to the last tie; tensors on an accelerator are computed on there. Arithmetic is in
+float32: float64 is rounded to it, float16 and bfloat16 are widened. Only where such a half
+precision is given on an accelerator is the large product taken in float16; what could be a seed by
+it is then decided in float32.
 """
 
 import sys
@@ -22,6 +24,9 @@ Variant = Literal["paper", "released"]
 Array = TypeVar("Array", np.ndarray, "Tensor")
 
 MAIN_MEMORY = ("cpu",)  # tensors of these devices go to NumPy
+BLOCK = 1024  # pixels on a side of a block of the adjacency matrix: 4 MiB, which a cache can hold
+FAINT = 1e-12  # a smaller weight is not divided by
+HALF_ERROR = 4e-3  # more than float16 can be off in a product of two unit vectors
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,14 @@ def cosegment(
     xp = _namespace(values)
     if not xp.isfinite(values).all():
         raise ValueError("features hold nan or infinity")
+    if variant not in ("paper", "released"):
+        raise ValueError(f"variant must be 'paper' or 'released', not {variant!r}")
     n, c, h, w = values.shape
     pixels = values.reshape(n, c, h * w).swapaxes(1, 2)  # (n, hw, c)
-    best = best_matches(normalise(pixels), _column_weights(weights, values))
-    if variant == "released":
-        best = xp.stack([xp.amax(best[:, j : 2 * j + 1], 1) for j in range(n)], 1)
-    elif variant != "paper":
-        raise ValueError(f"variant must be 'paper' or 'released', not {variant!r}")
-    support = best.mean(1).reshape(n, h * w)
+    columns = _column_weights(weights, values)
+    screen = _is_tensor(values) and features.dtype.itemsize == 2
+    find = screened_support if screen else exact_support
+    support = find(pixels, columns, variant).reshape(n, h * w)
     seeds = support.argmax(1)
     reference = merge_seeds(pixels[_beside(np.arange(n), seeds), seeds], merge)
     places = xp.stack([seeds // w, seeds % w], 1)
@@ -85,22 +90,82 @@ def cosegment(
     return Cosegmentation(*(_like(result, features) for result in (reference, places, support)))
 
 
+def exact_support(pixels: Any, weights: Any, variant: Variant) -> Any:
+    """(n * p,) float32: the mean over images of each pixel's best match; see `best_matches`."""
+    return _mean_over_images(best_matches(pixels, weights), variant)
+
+
 def best_matches(pixels: Any, weights: Any) -> Any:
     """Each pixel's best weighted match in each image.
 
+    With f the pixels' unit vectors and w their weights, a block of <w_p f_p, w_q f_q> serves both
+    ways: its maximum over q is w_p times what is wanted for p, its maximum over p is w_q times what
+    is wanted for q. So half of the products are enough, and no block needs to be weighted.
+
     Args:
-        pixels: (n, p, c) float32, L2-normalised.
-        weights: (n, p) of the pixel that is matched to, not negative: it can then be folded into
-            the features.
+        pixels: (n, p, c) float32, of any length.
+        weights: (n, p) of the pixel that is matched to, not negative.
 
     Returns:
-        (n * p, n) float32.
+        (n, n * p) float32: the image that is matched to, the pixel.
     """
     n, p, c = pixels.shape
     xp = _namespace(pixels)
-    rows = pixels.reshape(n * p, c)
-    columns = (pixels[j] * weights[j, :, None] for j in range(n))
-    return xp.stack([xp.amax(rows @ block.T, 1) for block in columns], 1)
+    length = _length(pixels)
+    scaled = (pixels * (weights[..., None] / length)).reshape(n * p, c)
+    best = _beside(np.empty((n, n * p), np.float32), pixels)
+    step = max(1, BLOCK // p)
+    groups = [(i, min(i + step, n)) for i in range(0, n, step)]
+    for place, (i, i_end) in enumerate(groups):
+        rows = slice(i * p, i_end * p)
+        for j, j_end in groups[place:]:
+            columns = slice(j * p, j_end * p)
+            block = scaled[rows] @ scaled[columns].T
+            best[j:j_end, rows] = xp.amax(block.reshape(-1, j_end - j, p), 2).T
+            if j > i:
+                best[i:i_end, columns] = xp.amax(block.reshape(i_end - i, p, -1), 1)
+    faint = weights < FAINT
+    best /= xp.where(faint, 1, weights).reshape(-1)
+    if faint.any():  # these the obvious way
+        alone = pixels[faint] / length[faint]
+        for j in range(n):
+            best[j, faint.reshape(-1)] = xp.amax(alone @ scaled[j * p : (j + 1) * p].T, 1)
+    return best
+
+
+def screened_support(pixels: Any, weights: Any, variant: Variant) -> Any:
+    """Support by products in float16; where the largest of an image may be, in float32.
+
+    So the seeds are those of `exact_support`, and the rest is within `HALF_ERROR` of it.
+
+    Args:
+        pixels: (n, p, c) float32 tensor, of any length.
+        weights: (n, p) of the pixel that is matched to, not negative.
+
+    Returns:
+        (n * p,) float32.
+    """
+    n, p, c = pixels.shape
+    xp = _namespace(pixels)
+    unit = normalise(pixels)
+    half = unit.half()
+    rows = half.reshape(n * p, c)
+    products = ((rows @ half[j].T) * weights[j] for j in range(n))
+    support = _mean_over_images(xp.stack([xp.amax(block, 1) for block in products]), variant)
+    most = support.reshape(n, p).amax(1, keepdim=True)
+    near = support.reshape(n, p) >= most - 2 * HALF_ERROR * weights.max()
+    columns = unit * weights[..., None]
+    exact = xp.stack([xp.amax(unit[near] @ columns[j].T, 1) for j in range(n)])
+    support[near.reshape(-1)] = _mean_over_images(exact, variant)
+    return support
+
+
+def _mean_over_images(best: Any, variant: Variant) -> Any:
+    """(pixels,) support from the best matches (n, pixels) in each image."""
+    if variant == "released":
+        xp, n = _namespace(best), len(best)
+        best = xp.stack([xp.amax(best[j : 2 * j + 1], 0) for j in range(n)])
+    return best.mean(0)
 
 
 def merge_seeds(seeds: Any, merge: Merge = "mean") -> Any:
@@ -162,9 +227,14 @@ def context_weights(features: Array, context_references: Array) -> Array:
 
 def normalise(values: Any, axis: int = -1) -> Any:
     """Divide by the L2 norm along `axis`; a zero vector stays zero."""
+    return values / _length(values, axis)
+
+
+def _length(values: Any, axis: int = -1) -> Any:
+    """L2 norm along `axis`, which is kept with size 1; of a zero vector a tiny number."""
     xp = _namespace(values)
     norm = xp.sqrt((values * values).sum(axis, keepdims=True))
-    return values / norm.clip(min=float(xp.finfo(values.dtype).tiny))
+    return norm.clip(min=float(xp.finfo(values.dtype).tiny))
 
 
 def sigmoid(values: Any) -> Any:
