@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce pull push test test-slow test-slurm lint types format lock audit clean
+.PHONY: help reproduce pull push test test-slow test-slurm bench lint types format lock audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -38,6 +38,12 @@ test-slow: .venv/installed
 # make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm
+
+# make bench:     time ours beside the released code's way; on a machine with nothing else to do
+BENCHMARKS := cosegment retrieve embed crf scale figure
+bench: .venv/installed
+	$(BIN)/snakemake --cores all --quiet all -- compose weights
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # make lint:      style of code and workflow
 lint: .venv/installed

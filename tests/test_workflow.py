@@ -156,7 +156,7 @@ def test_runs_and_reruns_only_what_changed(project):
     before = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
     shutil.rmtree(embeddings)
     parts = ["--set-scatter", "embed=3"]
-    text = project.run(*parts, "gather", concepts=names[:3])
+    text = project.run("gather", *parts, concepts=names[:3])
     assert job_counts(text)["embed"] == 3
     after = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
     assert after == before and len(before) == 4
