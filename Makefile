@@ -81,7 +81,7 @@ audit:
 
 # make clean:     remove what the experiments made (not the downloads)
 clean:
-	rm -rf results/*/ data/store data/photographs $(filter-out data/packages data/models,$(wildcard data/*/))
+	rm -rf $(filter-out results/benchmarks/,$(wildcard results/*/)) data/store data/photographs $(filter-out data/packages data/models,$(wildcard data/*/))
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
