@@ -28,12 +28,15 @@ push: .venv/installed
 	$(BIN)/dvc commit --force --quiet
 	$(BIN)/dvc push
 
+# Tests side by side; each then has its share of the cores.
+TESTERS ?= 2
+
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS)
 
 # make test-slow: what takes minutes: whole runs of the workflow
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(TESTERS)
 
 # make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
 test-slurm: .venv/installed
