@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce pull push test test-slow test-slurm bench lint types format lock audit clean
+.PHONY: help reproduce pull push test test-slow test-slurm test-gpu bench lint types format lock audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -41,6 +41,10 @@ test-slow: .venv/installed
 # make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm
+
+# make test-gpu:  what needs a GPU; no other test does
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest -m gpu
 
 # make bench:     time ours beside the released code's way; on a machine with nothing else to do
 BENCHMARKS := cosegment retrieve embed crf scale figure
