@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce pull push test test-slow test-slurm lint types format lock audit clean
+.PHONY: help reproduce pull push test test-slow test-slurm test-gpu bench lint types format lock audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -28,16 +28,29 @@ push: .venv/installed
 	$(BIN)/dvc commit --force --quiet
 	$(BIN)/dvc push
 
+# Tests side by side; each then has its share of the cores.
+TESTERS ?= 2
+
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS)
 
 # make test-slow: what takes minutes: whole runs of the workflow
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(TESTERS) --dist loadgroup
 
 # make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm
+
+# make test-gpu:  what needs a GPU; no other test does
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest -m gpu
+
+# make bench:     time ours beside the released code's way; on a machine with nothing else to do
+BENCHMARKS := cosegment retrieve embed crf scale figure
+bench: .venv/installed
+	$(BIN)/snakemake --cores all --quiet all -- compose weights
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # make lint:      style of code and workflow
 lint: .venv/installed
@@ -75,7 +88,7 @@ audit:
 
 # make clean:     remove what the experiments made (not the downloads)
 clean:
-	rm -rf results/*/ data/store data/photographs $(filter-out data/packages data/models,$(wildcard data/*/))
+	rm -rf $(filter-out results/benchmarks/,$(wildcard results/*/)) data/store data/photographs $(filter-out data/packages data/models,$(wildcard data/*/))
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -5,6 +5,7 @@ can do with fewer multiplications.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -76,18 +77,40 @@ def measure_case(shape: tuple[int, int, int, int], variant: Variant, whole: bool
     limit = half_product(*shape, images=max(1, 2000 // (h * w)))
     case = f"{' x '.join(map(str, shape))}, {variant}"
 
-    def ours() -> Cosegmentation[np.ndarray]:
-        return cosegment(features, weights, variant=variant)
-
+    ways = our_ways(features, weights, variant)
     if not whole:
-        return compare(case, {"ours": ours}, limit=limit, repeats=3)
+        return compare(case, ways, limit=limit, repeats=3)
     seeds, support = whole_matrix(features, weights, variant)
-    result = ours()
-    places = result.seeds[:, 0] * w + result.seeds[:, 1]
-    off = np.abs(result.support.reshape(n, -1) - support).max()
-    agrees = f"{(places == seeds).sum()} of {n} seeds equal, support within {off:.0e}"
-    ways = {"whole matrix": lambda: whole_matrix(features, weights, variant), "ours": ours}
-    return compare(case, ways, {"ours": agrees}, limit)
+    agrees = {}
+    for name, way in ways.items():
+        result = way()
+        places = result.seeds[:, 0] * w + result.seeds[:, 1]
+        off = np.abs(result.support.reshape(n, -1) - support).max()
+        agrees[name] = f"{(places == seeds).sum()} of {n} seeds equal, support within {off:.0e}"
+    released = {"whole matrix": lambda: whole_matrix(features, weights, variant)}
+    return compare(case, {**released, **ways}, agrees, limit)
+
+
+def our_ways(
+    features: np.ndarray, weights: np.ndarray, variant: Variant
+) -> dict[str, Callable[[], Cosegmentation[np.ndarray]]]:
+    """`cosegment` on the CPU and, where there is a GPU, on it, in both precisions."""
+    ways = {"ours": lambda: cosegment(features, weights, variant=variant)}
+    for name, dtype in (("float32", torch.float32), ("float16", torch.float16)):
+        if torch.cuda.is_available():
+            values = torch.from_numpy(features).to("cuda", dtype)
+            weight = torch.from_numpy(weights).cuda()
+            ways[f"ours, GPU, {name}"] = partial(cosegment_there, values, weight, variant)
+    return ways
+
+
+def cosegment_there(
+    features: torch.Tensor, weights: torch.Tensor, variant: Variant
+) -> Cosegmentation[np.ndarray]:
+    """`cosegment` where the tensors are, its result in main memory."""
+    result = cosegment(features, weights, variant=variant)
+    parts = (result.reference, result.seeds, result.support)
+    return Cosegmentation(*(part.cpu().numpy() for part in parts))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,21 @@
 """Shared by the tests: a small labelled folder of pictures, and the project copied beside it."""
 
+# ruff: noqa: E402
+# Libraries read the number of threads when they are imported.
+
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+# Tests that run side by side (pytest -n) share the cores; threads of more than there are would wait
+# for each other.
+TESTERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+CORES = max(1, (os.cpu_count() or 1) // TESTERS)
+if TESTERS > 1:
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = str(CORES)
 
 import numpy as np
 import pytest
@@ -105,7 +116,15 @@ class Project:
         """Run Snakemake with the tiny experiment, changed by `config`."""
         file = self.folder / "tiny.yaml"
         file.write_text(yaml.safe_dump({**self.config, **config}, allow_unicode=True))
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(file)]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            str(CORES),
+            "--configfile",
+            str(file),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "src")}
         return subprocess.run(
             [*command, "--nocolor", *arguments],

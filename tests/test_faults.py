@@ -12,14 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import Project, make_folder
+from conftest import CORES, Project, make_folder
 from safetensors.numpy import save_file
 
 from reco.errors import RecoError
@@ -254,6 +254,11 @@ MADE = [
 ]
 
 
+def whole_run(test: Callable) -> Callable:
+    """Mark a slow test that shares the undisturbed run, and so the process (pytest -n), of others."""
+    return pytest.mark.slow(pytest.mark.xdist_group("faults")(test))
+
+
 @contextmanager
 def launched(project: Project, *command: object) -> Iterator[subprocess.Popen[str]]:
     """Start `reco` or `snakemake` in a project, in a process group of its own; end it."""
@@ -262,7 +267,7 @@ def launched(project: Project, *command: object) -> Iterator[subprocess.Popen[st
     program, *arguments = map(str, command)
     call = {
         "reco": ["reco.cli"],
-        "snakemake": ["snakemake", "--configfile", str(config), "--cores", "2", "--nocolor"],
+        "snakemake": ["snakemake", "--configfile", str(config), "--cores", str(CORES), "--nocolor"],
     }[program]
     environment = {
         **os.environ,
@@ -379,7 +384,7 @@ def fresh(folder: Path, calm: Project, *parts: str) -> Project:
     return project
 
 
-@pytest.mark.slow
+@whole_run
 def test_a_disk_that_fills_up_keeps_what_was_done(tmp_path, disk, calm):
     """1,200 kB of embeddings for 1 MiB."""
     project = fresh(tmp_path, calm)
@@ -406,7 +411,7 @@ def test_a_disk_that_fills_up_keeps_what_was_done(tmp_path, disk, calm):
     assert after == {name: stored[name] for name in stored if "/global/" in name}
 
 
-@pytest.mark.slow
+@whole_run
 def test_two_commands_at_once_fill_one_store(tmp_path, calm):
     project = fresh(tmp_path, calm, "data/models", f"{DATA}/images")
     with (
@@ -423,7 +428,7 @@ def test_two_commands_at_once_fill_one_store(tmp_path, calm):
     assert files(store) == files(calm.folder / store.relative_to(project.folder))
 
 
-@pytest.mark.slow
+@whole_run
 def test_a_second_snakemake_is_sent_away(tmp_path, calm):
     project = fresh(tmp_path, calm, "data/models")
     locks = project.folder / ".snakemake/locks"
@@ -458,7 +463,7 @@ def follow(said: str) -> list[str]:
     return [error[2], *error[3].split()]
 
 
-@pytest.mark.slow
+@whole_run
 @pytest.mark.parametrize(
     ("kind", "lost", "target"),
     [
@@ -482,7 +487,7 @@ def test_a_damaged_shard_is_mended_as_the_error_says(tmp_path, calm, kind, lost,
     assert made(project) == made(calm)
 
 
-@pytest.mark.slow
+@whole_run
 def test_a_damaged_matrix_is_refused(tmp_path, calm):
     project = fresh(tmp_path, calm, "data", "results", ".snakemake")
     matrix = project.folder / DATA / "embeddings/index.npy"
@@ -547,7 +552,7 @@ def caught(project: Project, group: int, left: set[str]) -> set[str]:
     }
 
 
-@pytest.mark.slow
+@whole_run
 def test_killed_at_every_stage_it_goes_on_to_the_same_bytes(tmp_path, calm):
     project = fresh(tmp_path, calm)
     models = Path("data/models/packaged")  # with what takes longest to compute

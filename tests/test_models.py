@@ -720,6 +720,20 @@ def test_half_precision_is_near_and_kept_apart(model: packaged.Packaged) -> None
         load("packaged", precision="quarter")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["full", "half"])
+def test_a_gpu_gives_what_a_cpu_gives(model: packaged.Packaged, precision: str) -> None:
+    there = load("packaged", folder=model.folder, device="cuda", precision=precision)
+    pixels = model.preprocess(PICTURE, 96)[None]
+    wanted = model.encode(pixels, model.outputs)
+    for name, values in there.encode(pixels, there.outputs).items():
+        assert values.device.type == "cuda" and values.dtype == torch.float32
+        near = torch.nn.functional.cosine_similarity(
+            values.cpu().flatten(1), wanted[name].flatten(1)
+        )
+        assert near.item() > (0.9999 if precision == "full" else 0.99), name
+
+
 def test_imagenet_statistics_of_the_other_backends(exported: Path, tmp_path: Path) -> None:
     own = load(f"open_clip:local-dir:{exported}")
     imagenet = load(f"open_clip:local-dir:{exported}", statistics="imagenet")

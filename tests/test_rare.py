@@ -6,7 +6,7 @@ import miniatures
 import numpy as np
 import pytest
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_paper import SMALL, Paper
 
@@ -50,6 +50,7 @@ def test_otsu_parts_two_heaps_and_is_the_best_by_variance():
     assert within(found.otsu) == pytest.approx(min(map(within, range(1, BINS))))
 
 
+@settings(deadline=None)
 @given(COUNTS, COUNTS)
 def test_any_counts_give_a_number(concept, background):
     found = Histogram(concept, background)

@@ -11,7 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
-from conftest import ROOT, Project, copy_checkout, job_counts
+from conftest import CORES, ROOT, Project, copy_checkout, job_counts
 from moto.server import ThreadedMotoServer
 from safetensors.numpy import load_file
 from test_workflow import EACH_ONCE, RULES
@@ -176,7 +176,7 @@ def test_neither_undoes_the_others_work(recorded):
     assert "Running stage" not in said
     # the other way round: Snakemake runs, DVC records
     recorded.configure(temperature=12.0)
-    recorded.run("snakemake", "--cores", "2")
+    recorded.run("snakemake", "--cores", str(CORES))
     recorded.run("dvc", "commit", "--force")
     assert "Running stage" not in recorded.run("dvc", "repro")
     assert recorded.plan() == {}
@@ -210,7 +210,7 @@ def test_a_second_machine_has_nothing_to_do(recorded, tmp_path):
     plan = second.plan()
     assert {rule: plan[rule] for rule in EACH_ONCE} == dict.fromkeys(EACH_ONCE, 1)
     assert not {"fetch", "weights", "compose", "catalog", "embed"} & set(plan)
-    said = second.run("snakemake", "--cores", "2")
+    said = second.run("snakemake", "--cores", str(CORES))
     assert "text for retrieval: 1 of" in said  # the store came along
     assert second.plan() == {}
     assert "UNCOMMITTED: params.yaml" in second.run("reco", "trace", "results/stamps/metrics.csv")
@@ -268,8 +268,8 @@ def test_two_runs_agree(tmp_path):
     second, single = (Project(tmp_path / name, data=first.root) for name in ("second", "single"))
     # keep 1: else a threshold, no argmax, decides which pixels of the pseudo-masks are labelled
     train = {**first.config["train"], "keep": 1}
-    first.run(train=train)
-    second.run(train=train)
+    first.run("--cores", "2", train=train)
+    second.run("--cores", "2", train=train)
     data = "data/tiny"
     assert json.loads((first.folder / "results/tiny/run.json").read_text())["seed"] == 0
     compared = 0

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT, draw_scene, job_counts
 
 from reco.config import load
@@ -57,6 +58,19 @@ def test_every_rule_says_what_it_needs(file, name, body):
     for section in re.findall(r"^    (?:input|output):\n((?:        .*\n)+)", body, re.MULTILINE):
         first = [line for line in section.splitlines() if re.match(r" {8}[^ #)\]]", line)]
         assert all(re.match(r" {8}\w+=", line) for line in first), f"{name}: files without names"
+
+
+@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
+def test_profiles_of_clusters_know_the_rules_and_agree_with_default(name):
+    profile, default = (
+        yaml.safe_load((ROOT / "profiles" / folder / "config.yaml").read_text())
+        for folder in (name, "default")
+    )
+    rules = {rule[1] for rule in RULES}
+    assert {*profile["groups"], *profile.get("set-resources", {})} <= rules
+    assert set(profile["groups"].values()) == set(profile["group-components"])
+    shared = default.keys() - {"resources"}
+    assert {key: profile.get(key) for key in shared} == {key: default[key] for key in shared}
 
 
 def test_rules_that_gain_from_an_accelerator_say_so():
@@ -142,7 +156,7 @@ def test_runs_and_reruns_only_what_changed(project):
     before = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
     shutil.rmtree(embeddings)
     parts = ["--set-scatter", "embed=3"]
-    text = project.run(*parts, "gather", concepts=names[:3])
+    text = project.run("gather", *parts, concepts=names[:3])
     assert job_counts(text)["embed"] == 3
     after = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
     assert after == before and len(before) == 4

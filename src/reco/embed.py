@@ -225,7 +225,10 @@ def load_images(
         except RecoError as error:
             return key, error
 
-    for key, result in ahead(items, prepare, workers=2, most=2 * BATCH):
+    # As many as the network has threads: beside an accelerator they have nothing else to do, and
+    # beside a CPU decoding is a small part of the work.
+    workers = max(2, torch.get_num_threads())
+    for key, result in ahead(items, prepare, workers=workers, most=2 * BATCH):
         if isinstance(result, RecoError):
             bad[key] = str(result)
             LOG.warning("skipped: %s", result)

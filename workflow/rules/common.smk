@@ -80,8 +80,11 @@ def noted_state():
     """State of the images; they are listed again when it changes.
 
     Scenes that are as they were composed count as such, so that a first run, which begins without
-    them, and the next one agree.
+    them, and the next one agree. Only the process that plans needs it: a job on a cluster reads
+    this file, too, and shall not look through millions of images first.
     """
+    if not workflow.is_main_process:
+        return dict.fromkeys(("index", "benchmark"), "")
     state = images_state(EXPERIMENT)
     record = Path(EXPERIMENT.scenes, "composed.json")
     composed = read_json(record)["state"] if record.exists() else None
