@@ -255,7 +255,7 @@ MADE = [
 
 
 def whole_run(test: Callable) -> Callable:
-    """Mark a slow test that shares the undisturbed run, and so the process (pytest -n), of others."""
+    """Mark a slow test that shares an undisturbed run, and so its process (pytest -n)."""
     return pytest.mark.slow(pytest.mark.xdist_group("faults")(test))
 
 
