@@ -14,7 +14,7 @@ from reco.batches import ahead, batches
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import atomic, write_digest
+from reco.files import write_array, write_digest
 from reco.folder import read_image, read_table, write_table
 from reco.geometry import Geometry, archive_geometry
 from reco.models import Backend, Output, load
@@ -79,31 +79,13 @@ def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path)
         raise RecoError(f"not one readable image in the index, such as {lost[0]['reason']}")
     if lost:
         LOG.warning("%d of %d index images skipped, listed in %s", len(lost), len(rows), skipped)
-    blocks = (
-        read_places([Place(row["shard"], int(row["row"])) for row in chunk])
-        for chunk in _chunks(kept, BLOCK)
-    )
-    write_matrix(embeddings, len(kept), blocks)
+    places = [Place(row["shard"], int(row["row"])) for row in kept]
+    length = read_places(places[:1]).shape[1]
+    blocks = (read_places(chunk) for chunk in _chunks(places, BLOCK))
+    write_array(embeddings, (len(places), length), np.dtype("<f2"), blocks)
     write_digest(embeddings)
     write_table(usable, ["path", "key"], [(row["path"], row["key"]) for row in kept])
     write_table(skipped, ["path", "reason"], [(row["path"], row["reason"]) for row in lost])
-
-
-def write_matrix(path: Path, length: int, blocks: Iterable[np.ndarray]) -> None:
-    """Write blocks (n_i, d), `length` rows together, as one .npy of float16, atomically.
-
-    Not through a memory map: on a full disk that would end the process without a word.
-    """
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        for i, block in enumerate(blocks):
-            if not i:
-                header = {
-                    "descr": "<f2",
-                    "fortran_order": False,
-                    "shape": (length, *block.shape[1:]),
-                }
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(block.astype("<f2").tobytes())
 
 
 def embed_archives(experiment: Experiment) -> None:
