@@ -13,6 +13,7 @@ from reco.retrieve import retrieve
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cosegment as bench_cosegment
+import crf as bench_crf
 import measure
 import retrieve as bench_retrieve
 
@@ -34,6 +35,51 @@ def test_the_released_retrieval_and_ours_agree():
     wanted = bench_retrieve.released_way(embeddings.astype(np.float32), texts, names)
     found = retrieve(np.split(embeddings, [1000, 1700]), texts, bench_retrieve.K)[0]
     assert [[str(row) for row in rows] for rows in found] == wanted
+
+
+def small_case():
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (20, 30, 3), np.uint8) for _ in range(2)]
+    shares = rng.dirichlet(np.ones(9), (2, 20, 30)).transpose(0, 3, 1, 2)
+    return bench_crf.Case("small", pictures, [*np.ascontiguousarray(shares, np.float32)])
+
+
+@pytest.mark.skipif(bench_crf.DenseCRF2D is None, reason="pydensecrf2 is not installed")
+def test_pydensecrf2_and_ours_agree():
+    case = small_case()
+    wanted, found = case.run(bench_crf.released_way), case.run(bench_crf.dense_crf)
+    assert (np.array(wanted) == np.array(found)).mean() > 0.999
+
+
+def test_agreement_counts_what_the_crf_changes():
+    case = small_case()
+    before = [values.argmax(0) for values in case.probabilities]
+    wanted = [labels.copy() for labels in before]
+    wanted[0][0, :] = (wanted[0][0, :] + 1) % 9  # 30 of 1,200 pixels
+    found = [labels.copy() for labels in wanted]
+    found[0][0, :3] = before[0][0, :3]
+    said = bench_crf.agreement(wanted, found, case)
+    assert said == "argmax 99.75% equal, of the 2.5% that it changes 90.0%"
+
+
+def test_the_bare_products_are_those_of_one_update(monkeypatch):
+    """Each lattice once for each picture: splat, blurs, slice."""
+    calls = []
+    products = bench_crf.crf.products
+
+    def count(blocks, values):
+        calls.append(len(blocks))
+        return products(blocks, values)
+
+    monkeypatch.setattr(bench_crf.crf, "products", count)
+    bench_crf.bare_products(small_case())()
+    assert len(calls) == 2 * (5 + 5)
+
+
+def test_without_scenes_the_photographs_are_scikit_learns(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_crf, "SCENES", tmp_path / "none")
+    pictures, which = bench_crf.read_pictures()
+    assert "scikit-learn" in which and {picture.shape for picture in pictures} == {(320, 320, 3)}
 
 
 def test_ways_take_turns_and_the_first_turn_does_not_count():

@@ -146,6 +146,16 @@ def test_refine_follows_the_edges_of_the_image(size):
     assert (labels == wanted).mean() > 0.98 > ((right > 0.5) == wanted).mean()
 
 
+def test_refine_takes_the_tolerance_from_the_config():
+    """With one so large nothing is ever sent, and so nothing changes."""
+    rng = np.random.default_rng(0)
+    image = np.full((24, 32, 3), 90, np.uint8)
+    probabilities = torch.from_numpy(rng.random((4, 24, 32), np.float32)).softmax(0).numpy()
+    before = probabilities.argmax(0)
+    assert (refine(image, probabilities, CRF(tolerance=0.9)) == before).all()
+    assert (refine(image, probabilities, CRF()) != before).mean() > 0.1
+
+
 def test_shrinking_keeps_means_and_shape():
     maps = torch.rand(3, 30, 40)
     small = shrink(maps, 20)
