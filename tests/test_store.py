@@ -36,7 +36,7 @@ def test_damage_is_named(tmp_path):
         file.truncate(200)
     with pytest.raises(RecoError, match="damaged or missing"):
         read_places([place])
-    with pytest.raises(RecoError, match="--forcerun"):
+    with pytest.raises(RecoError, match=r"delete .*none\.\* and run again"):
         read_places([Place(str(tmp_path / "none.npy"), 0)])
 
 

@@ -136,10 +136,8 @@ def _digest(row: np.ndarray) -> str:
 
 
 def _remedy(shard: str) -> str:
-    """How to have a shard made again: files that name its rows must be written anew, too."""
+    """How to have a shard made again: the tables that name its rows must be made anew, too."""
     kind = Path(shard).parent.parent.name
-    rule = {"dense": "features", "encoder": "features", "global": "embed"}.get(kind, "text")
-    return (
-        f"delete {Path(shard).with_suffix('')}.* and run again with `--forcerun {rule}`, which "
-        "computes only what was in it"
-    )
+    tables = {"global": "parts", "dense": "features", "encoder": "features"}.get(kind)
+    names = f"{Path(shard).with_suffix('')}.*" + (f" data/*/{tables}/*" if tables else "")
+    return f"delete {names} and run again, which computes only what was in it"
