@@ -68,7 +68,7 @@ def read_pictures() -> tuple[list[np.ndarray], str]:
 
         images = [Image.fromarray(values) for values in load_sample_images().images]
         which = "the sample photographs of scikit-learn (data/stamps has no scenes)"
-    return [np.asarray(ImageOps.fit(image, (SIZE, SIZE))) for image in images], which
+    return [np.array(ImageOps.fit(image, (SIZE, SIZE))) for image in images], which
 
 
 def make_cases(pictures: list[np.ndarray]) -> list[Case]:
@@ -96,7 +96,7 @@ def make_cases(pictures: list[np.ndarray]) -> list[Case]:
             name = f"{len(group)} classes, {SIZE} x {SIZE}"
             cases.append(Case(name, few, _distributions(maps, 1)))
         name = f"{name}, contrast x {CONTRAST}"
-        return [*cases, Case(name, few, _distributions(maps, CONTRAST))]
+        return [*cases, Case(name, few[:1], _distributions(maps[:1], CONTRAST))]
 
 
 def _distributions(maps: torch.Tensor, contrast: float) -> list[np.ndarray]:
