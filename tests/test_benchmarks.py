@@ -1,11 +1,14 @@
 """The benchmarks: what they measure is right, and the ways that they compare agree, in small."""
 
+import re
 import subprocess
 import sys
+import textwrap
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -118,7 +121,8 @@ def test_the_model_is_found_in_the_seconds_that_it_says():
     found = scale.fit(passes)
     assert found.image == pytest.approx(3e-7) and found.product == pytest.approx(2e-9)
     assert model.seconds(1e6, 27) == pytest.approx(1e6 * (3e-7 + 32 * 2e-9))
-    assert scale.until_it_pays(model, 10 * model.seconds(1, 27), 27) == pytest.approx(10)
+    assert scale.until_it_pays(model, 10, 27) == 10
+    assert scale.until_it_pays(model, 10, 1000) == pytest.approx(10 * (300 + 64) / (300 + 2016))
 
 
 def test_synthetic_vectors_have_the_clusters_of_the_real_ones():
@@ -138,9 +142,28 @@ def test_synthetic_vectors_have_the_clusters_of_the_real_ones():
 
 def test_what_other_sizes_cost_is_what_they_hold():
     model = scale.Model(image=0, product=1e-9)
-    costs = scale.extrapolate(model, {"IVF": 1e-5}, {"IVF": 72}, rate=10).set_index("")
+    costs = scale.extrapolate(model, {"IVF": 150}, {"IVF": 72}, rate=10).set_index("")
     assert costs.loc["embeddings, float16", "5 B"] == "7.7 TB"
     assert costs.loc["memory of IVF", "5 B"] == "360 GB"
+    assert costs.loc["building IVF, this machine, at least", "5 B"] == "6.67 h"
     exact = costs.loc["exact pass, 1000 concepts, this machine, the disk keeping up", "400 M"]
     assert exact == scale.duration(400e6 * 1008e-9) == "6.72 min"
     assert [scale.duration(value) for value in (90, 3 * 3600, 1e6)] == ["90 s", "3 h", "11.6 days"]
+
+
+def test_the_page_finds_candidates_in_published_shards(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "img_emb").mkdir()
+    matrix = scale.unit(rng.standard_normal((1200, 8))).astype(np.float16)
+    for number, part in {2: matrix[:500], 10: matrix[500:]}.items():  # by number, not by letter
+        np.save(tmp_path / f"img_emb/img_emb_{number}.npy", part)
+    texts = scale.unit(rng.standard_normal((3, 8))).astype(np.float32)
+    np.save(tmp_path / "texts.npy", texts)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/scale.md").read_text(), re.DOTALL)
+    [script] = [textwrap.dedent(block) for block in blocks if "# candidates.py" in block]
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    found = pd.read_csv(tmp_path / "candidates.csv")
+    wanted = retrieve([matrix], texts, 200)[0].ravel()
+    assert (found["concept"] == np.repeat(range(3), 200)).all()
+    assert (found["file"] == np.where(wanted < 500, "img_emb_2.npy", "img_emb_10.npy")).all()
+    assert (found["row"] == np.where(wanted < 500, wanted, wanted - 500)).all()
