@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reco import crf
+from reco.config import CRF
 from reco.crf import dense_crf
+
+TOLERANCE = CRF().tolerance
 
 # Made with pydensecrf2 1.1 on x86-64, NumPy 2, Pillow. `image`: grace_hopper.jpg (public domain)
 # from matplotlib's sample data, box (96, 60, 480, 316), resized to 96x64 with Resampling.BOX.
@@ -123,10 +126,12 @@ def test_parts_and_blocks_change_nothing(fixture, monkeypatch):
     image = fixture["image"]
     probabilities = rng.dirichlet(np.ones(37), image.shape[:2]).transpose(2, 0, 1)
     whole = dense_crf(image, probabilities)
+    rough = dense_crf(image, probabilities, tolerance=1e-3)
     monkeypatch.setattr(crf, "TABLE_BYTES", 0)  # 37 classes in parts of 13, 13 and 11
     monkeypatch.setattr(crf, "BLOCK_BYTES", 10_000)
     parts = dense_crf(image, probabilities)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
+    np.testing.assert_allclose(dense_crf(image, probabilities, tolerance=1e-3), rough, atol=2e-3)
 
 
 def test_inputs_are_left_alone(fixture):
@@ -137,6 +142,90 @@ def test_inputs_are_left_alone(fixture):
     np.testing.assert_array_equal(probabilities, before)
 
 
+def flat_case(image, classes, contrast):
+    """Smooth maps between 0.1 and 0.7, like ReCo's saliency, as probabilities."""
+    coarse = torch.rand(1, classes, 8, 12, generator=torch.Generator().manual_seed(0))
+    size = image.shape[:2]
+    maps = torch.nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
+    return (contrast * (0.1 + 0.6 * maps[0])).softmax(0).numpy()
+
+
+@pytest.mark.parametrize("classes", [27, 73, 171])
+@pytest.mark.parametrize("contrast", [1, 20, 60])
+def test_a_tolerance_moves_hardly_any_pixel(fixture, classes, contrast):
+    probabilities = flat_case(fixture["image"], classes, contrast)
+    exact = dense_crf(fixture["image"], probabilities)
+    got = dense_crf(fixture["image"], probabilities, tolerance=TOLERANCE)
+    wanted = exact.argmax(0)
+    changed = probabilities.argmax(0) != wanted
+    assert changed.sum() > 20  # the CRF has work to do
+    assert (got.argmax(0) == wanted).mean() >= 0.99
+    assert (got.argmax(0) == wanted)[changed].mean() >= 0.9
+    np.testing.assert_allclose(got.sum(0), 1, atol=1e-5)
+
+
+def test_a_tolerance_keeps_what_pydensecrf_changes(fixture):
+    wanted = fixture["defaults"].argmax(0)
+    got = dense_crf(fixture["image"], fixture["probabilities"], tolerance=TOLERANCE)
+    assert (got.argmax(0) == wanted).mean() >= 0.99
+
+
+def test_updates_that_would_do_nothing_are_left_out(fixture):
+    probabilities = flat_case(fixture["image"], 171, 1)
+    few = dense_crf(fixture["image"], probabilities, iterations=3, tolerance=TOLERANCE)
+    many = dense_crf(fixture["image"], probabilities, iterations=30, tolerance=TOLERANCE)
+    np.testing.assert_array_equal(few, many)
+    none = dense_crf(fixture["image"], probabilities, iterations=0)
+    assert np.abs(many - none).max() > 1e-4
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_a_class_of_an_even_share_is_no_special_case(fixture, tolerance):
+    """A way that starts from an even distribution could take it for one that has not moved."""
+    rest = fixture["probabilities"][:2].astype(np.float32)
+    even = np.full((1, *rest.shape[1:]), 1 / 3, np.float32)
+    got, near = (
+        dense_crf(
+            fixture["image"],
+            np.concatenate([share, (1 - share) * rest / rest.sum(0)]),
+            iterations=2,
+            tolerance=tolerance,
+        )
+        for share in (even, even + 1e-3)
+    )
+    assert np.abs(got - near).mean() < 5e-3
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    classes=st.integers(1, 40),
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    tolerance=st.sampled_from([1e-4, 1e-3, 1e-2]),
+)
+def test_any_tolerance_gives_distributions_near_the_exact_ones(
+    seed, classes, height, width, tolerance
+):
+    image, probabilities = random_case(seed, classes, height, width)
+    got = dense_crf(image, probabilities, tolerance=tolerance)
+    assert got.shape == probabilities.shape and got.dtype == np.float32
+    np.testing.assert_allclose(got.sum(0), 1, atol=1e-5)
+    exact = dense_crf(image, probabilities)
+    # Half precision alone is 1e-3 away; updates pass an error on, sometimes enlarged.
+    assert np.abs(got - exact).mean() < 5 * tolerance + 5e-3
+
+
+def test_tables_in_half_precision_hold_a_large_even_picture():
+    """All pixels meet in a few vertices: the largest sums that there can be."""
+    image = np.full((400, 500, 3), 90, np.uint8)
+    probabilities = np.full((2, 400, 500), 0.3, np.float32)
+    probabilities[1] = 0.7
+    got = dense_crf(image, probabilities, iterations=2, tolerance=TOLERANCE)
+    exact = dense_crf(image, probabilities, iterations=2)
+    np.testing.assert_allclose(got, exact, atol=2e-3)
+
+
 def test_no_iteration_gives_clipped_probabilities():
     probabilities = np.zeros((3, 2, 2))
     probabilities[1] = 1
@@ -145,13 +234,15 @@ def test_no_iteration_gives_clipped_probabilities():
     np.testing.assert_allclose(got[1], 1 - 2e-5, rtol=1e-6)
 
 
-def test_uniform_stays_uniform():
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_uniform_stays_uniform(tolerance):
     image = np.full((20, 30, 3), 77, np.uint8)
-    got = dense_crf(image, np.full((4, 20, 30), 0.25, np.float32))
+    got = dense_crf(image, np.full((4, 20, 30), 0.25, np.float32), tolerance=tolerance)
     np.testing.assert_allclose(got, 0.25, atol=1e-6)
 
 
-def test_colour_edge_is_kept():
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_colour_edge_is_kept(tolerance):
     """Two flat halves, each with a weak and noisy majority, come out clean and apart."""
     image = np.zeros((24, 40, 3), np.uint8)
     image[:, 20:] = 200
@@ -159,7 +250,7 @@ def test_colour_edge_is_kept():
     probabilities = np.stack([sure, 1 - sure])
     probabilities[:, :, 20:] = probabilities[::-1, :, 20:]
     assert 0.1 < (probabilities.argmax(0) != np.indices((24, 40))[1] // 20).mean() < 0.5
-    got = dense_crf(image, probabilities)
+    got = dense_crf(image, probabilities, tolerance=tolerance)
     np.testing.assert_array_equal(got.argmax(0), np.indices((24, 40))[1] // 20)
 
 
@@ -200,6 +291,9 @@ HALVES = np.full((2, 4, 5), 0.5)
         (IMAGE, HALVES + np.array([1, -1]).reshape(2, 1, 1), {}, ">= 0"),
         (IMAGE, HALVES * np.nan, {}, "sum to 1"),
         (IMAGE, HALVES, {"iterations": -1}, "iterations"),
+        (IMAGE, HALVES, {"tolerance": -0.1}, "tolerance"),
+        (IMAGE, HALVES, {"tolerance": 1.0}, "tolerance"),
+        (IMAGE, HALVES, {"tolerance": np.nan}, "tolerance"),
         (IMAGE, HALVES, {"gaussian_sxy": 0.0}, "gaussian_sxy"),
         (IMAGE, HALVES, {"bilateral_sxy": -1.0}, "bilateral_sxy"),
         (IMAGE, HALVES, {"bilateral_srgb": np.nan}, "bilateral_srgb"),

@@ -130,6 +130,13 @@ class CRF(Section):
         None, ge=16, description="longer side at which the mean field runs; null = full size"
     )
     iterations: int = Field(10, ge=1, description="mean-field steps")
+    tolerance: float = Field(
+        0.001,
+        ge=0,
+        lt=1,
+        description="how far a class's probability may move, as a share of the largest one, before "
+        "its messages are computed anew; 0 = always, as pydensecrf does",
+    )
     gaussian_sxy: float = Field(1.0, gt=0, description="smoothness kernel: width in pixels")
     gaussian_compat: float = Field(3.0, ge=0, description="smoothness kernel: weight")
     bilateral_sxy: float = Field(67.0, gt=0, description="appearance kernel: width in pixels")

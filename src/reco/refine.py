@@ -56,6 +56,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.nd
         bilateral_srgb=settings.bilateral_srgb,
         bilateral_compat=settings.bilateral_compat,
         iterations=settings.iterations,
+        tolerance=settings.tolerance,
     )
     maps = torch.from_numpy(posteriors)[None].contiguous(memory_format=torch.channels_last)
     if maps.shape[2:] != (height, width):

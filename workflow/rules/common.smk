@@ -80,11 +80,13 @@ def noted_state():
     """State of the images; they are listed again when it changes.
 
     Scenes that are as they were composed count as such, so that a first run, which begins without
-    them, and the next one agree. Only the process that plans needs it: a job on a cluster reads
-    this file, too, and shall not look through millions of images first.
+    them, and the next one agree. The process that plans looks, and notes what it saw: a job on a
+    cluster plans its own part again, and shall neither look through millions of images first nor
+    find another state, which would have it list them anew.
     """
+    noted = Path(DATA, "config", "images.json")
     if not workflow.is_main_process:
-        return dict.fromkeys(("index", "benchmark"), "")
+        return read_json(noted)
     state = images_state(EXPERIMENT)
     record = Path(EXPERIMENT.scenes, "composed.json")
     composed = read_json(record)["state"] if record.exists() else None
@@ -92,4 +94,5 @@ def noted_state():
         if getattr(getattr(SETTINGS, part), "kind", None) == "stamps":
             if composed is None or composed[part] == state[part]:
                 state[part] = "as composed"
+    write_json(noted, state)
     return state

@@ -17,6 +17,7 @@ DEBS = [f"data/packages/{package.file}" for package in read_packages(PACKAGES)]
 SCENES = f"{EXPERIMENT.scenes}/composed.json" if EXPERIMENT.composed else []
 # The folders of this index name what its images show.
 NAMED = SETTINGS.index.kind == "imagenet"
+STATE = noted_state()
 
 
 rule weights:
@@ -143,7 +144,7 @@ rule catalog:
         mem_mb=1000,
         runtime=120,
     params:
-        state=noted_state()["index"],
+        state=STATE["index"],
         labels=f"--labels {EXPERIMENT.index_labels}" if NAMED else "",
     shell:
         """
@@ -169,7 +170,7 @@ rule catalog_split:
         mem_mb=1000,
         runtime=120,
     params:
-        state=noted_state()["benchmark"],
+        state=STATE["benchmark"],
         classes=EXPERIMENT.reader.classes,
     shell:
         """
