@@ -47,7 +47,7 @@ test-gpu: .venv/installed
 	$(BIN)/python -m pytest -m gpu
 
 # make bench:     time ours beside the released code's way; on a machine with nothing else to do
-BENCHMARKS := cosegment retrieve embed crf figure
+BENCHMARKS := cosegment retrieve embed crf scale figure
 bench: .venv/installed
 	$(BIN)/snakemake --cores all --quiet all -- compose weights
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
