@@ -124,7 +124,7 @@ class Cosegment(Section):
 
 
 class CRF(Section):
-    """Dense CRF (Kraehenbuehl and Koltun 2011); the values are the paper's but for `size`."""
+    """Dense CRF (Kraehenbuehl and Koltun 2011): the paper's values but for `size`, `tolerance`."""
 
     size: int | None = Field(
         None, ge=16, description="longer side at which the mean field runs; null = full size"
