@@ -2,9 +2,16 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from reco.errors import RecoError
 from reco.files import fingerprint
@@ -52,6 +59,34 @@ class Concept(BaseModel):
     def sentences(self, templates: Sequence[str]) -> list[str]:
         """The texts to embed: `prompts` if given, else every template filled with every name."""
         return list(self.prompts) or concept_prompts((self.name, *self.aliases), templates)
+
+
+def parse_concepts(words: str | Concept | Iterable[str | Concept]) -> list[Concept]:
+    """The concepts that words stand for, in order; what is given twice stands once.
+
+    Args:
+        words: names, or text with commas between names.
+
+    Raises:
+        RecoError: none, a name that is too long or not one line, or two that would share files.
+    """
+    given = [words] if isinstance(words, str | Concept) else list(words)
+    found: dict[str, Concept] = {}
+    for word in given:
+        for part in word.split(",") if isinstance(word, str) else [word]:
+            if isinstance(part, str) and not part.strip():
+                continue
+            try:
+                concept = part if isinstance(part, Concept) else Concept(name=part)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise RecoError(f"concept {str(part)[:40]!r}...: {reason}") from None
+            found.setdefault(concept.name.casefold(), concept)
+    if not found:
+        raise RecoError('no concept was given: name at least one, as in "zebra, fire truck"')
+    concepts = list(found.values())
+    check_slugs(concepts)
+    return concepts
 
 
 def slugify(name: str) -> str:

@@ -3,7 +3,7 @@
 Both compute only what their stores lack, with each model loaded once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from reco.experiment import Experiment
 from reco.files import write_array, write_digest
 from reco.folder import read_image, read_table, write_table
 from reco.geometry import Geometry, archive_geometry
-from reco.models import Backend, Output, load
+from reco.models import Backend, Loader, Output, load
 from reco.progress import LOG, track
 from reco.store import Place, Store, read_places
 
@@ -27,7 +27,13 @@ SHARD = 256  # images in a file of the store: what a killed run computes again a
 
 
 def embed_part(
-    experiment: Experiment, images: Path, spec: str, size: int, part: str, table: Path
+    experiment: Experiment,
+    images: Path,
+    spec: str,
+    size: int,
+    part: str,
+    table: Path,
+    load: Loader = load,
 ) -> None:
     """Bring the embeddings of one part of the index into the store; write where they are.
 
@@ -88,19 +94,46 @@ def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path)
     write_table(skipped, ["path", "reason"], [(row["path"], row["reason"]) for row in lost])
 
 
-def embed_archives(experiment: Experiment) -> None:
+def embed_archives(experiment: Experiment, load: Loader = load) -> None:
     """Bring the features of all archives' images into the store; write where they are.
 
     Writes `Experiment.features` of every concept: rank, path, and shard and row of the dense and
     of the encoder features.
     """
-    config, geometry = experiment.config, archive_geometry(experiment.config)
     archives = {slug: read_table(experiment.archive(slug)) for slug in experiment.sources}
     items = {
         row["key"]: experiment.index_root / row["path"]
         for rows in archives.values()
         for row in rows
     }
+    places = embed_features(experiment, items, load)
+    for slug, rows in archives.items():
+        write_table(
+            experiment.features(slug),
+            ["rank", "path", "dense_shard", "dense_row", "encoder_shard", "encoder_row"],
+            [
+                (row["rank"], row["path"], dense.shard, dense.row, encoder.shard, encoder.row)
+                for row in rows
+                for dense, encoder in [(places["dense"][row["key"]], places["encoder"][row["key"]])]
+            ],
+        )
+
+
+def embed_features(
+    experiment: Experiment, items: Mapping[str, Path], load: Loader = load
+) -> dict[Output, dict[str, Place]]:
+    """Bring the dense and encoder features of index images into the store.
+
+    Args:
+        items: key -> path of the images.
+
+    Returns:
+        for `dense` and `encoder`: key -> where its features are.
+
+    Raises:
+        RecoError: an image cannot be read any more.
+    """
+    config, geometry = experiment.config, archive_geometry(experiment.config)
     places: dict[Output, dict[str, Place]] = {}
     for spec, kinds in roles_by_model(experiment).items():
         model = load(
@@ -128,16 +161,7 @@ def embed_archives(experiment: Experiment) -> None:
                 "restore it, or run again so that the index is listed anew"
             )
         places |= {kind: store.places() for kind, store in stores.items()}
-    for slug, rows in archives.items():
-        write_table(
-            experiment.features(slug),
-            ["rank", "path", "dense_shard", "dense_row", "encoder_shard", "encoder_row"],
-            [
-                (row["rank"], row["path"], dense.shard, dense.row, encoder.shard, encoder.row)
-                for row in rows
-                for dense, encoder in [(places["dense"][row["key"]], places["encoder"][row["key"]])]
-            ],
-        )
+    return places
 
 
 def roles_by_model(experiment: Experiment) -> dict[str, set[Output]]:

@@ -119,6 +119,16 @@ class Experiment:
             return Path(self.data, "images/index_labels.csv") if named else index.labels
         return Path(self.scenes, "index_labels.csv")
 
+    @property
+    def embeddings(self) -> str:
+        """Embeddings of the index images, a row each."""
+        return f"{self.data}/embeddings/index.npy"
+
+    @property
+    def usable(self) -> str:
+        """The list of these images: those that could be read, in the order of the rows."""
+        return f"{self.data}/embeddings/index.csv"
+
     @cached_property
     def reader(self) -> Dataset:
         """The reader of the benchmark, which knows its names; without one, nothing is scored."""

@@ -30,6 +30,7 @@ from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 from scipy.ndimage import binary_dilation
 
+from reco.colors import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION, YELLOW
 from reco.experiment import Experiment, Method
 from reco.files import atomic
 from reco.folder import IGNORE, read_image, read_table
@@ -48,11 +49,6 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a concept may be named with dollar signs
     "pdf.fonttype": 42,
 }
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = PALETTE = (
-    *("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
-)
-GREY = "#999999"
 # Of lines in one plot; vermilion is that of baselines.
 LINES = (BLUE, GREEN, ORANGE, PURPLE, SKY, YELLOW, GREY, "#000000", "#7F4F24")
 OUTLINE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2}

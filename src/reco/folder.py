@@ -7,7 +7,7 @@ stem, 8- or 16-bit, value = label id, 255 or 65535 = ignore.
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,11 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 IGNORE = -1
 
 
-def find_images(root: str | Path) -> list[str]:
+def find_images(root: str | Path, suffixes: Container[str] = SUFFIXES) -> list[str]:
     """Relative POSIX paths of the image files below `root`, sorted; hidden ones are left out.
+
+    Args:
+        suffixes: endings of the files that count, in lower case.
 
     Raises:
         RecoError: `root` is no folder.
@@ -36,7 +39,7 @@ def find_images(root: str | Path) -> list[str]:
         found += [
             (inside / name).as_posix()
             for name in files
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+            if Path(name).suffix.lower() in suffixes and not name.startswith(".")
         ]
     return sorted(found)
 
@@ -125,18 +128,23 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I") or upright.mode == "F":
-                values = np.asarray(upright, dtype=np.float32)
-                top = 65535 if values.max(initial=0) > 255 else 255
-                upright = Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
-            if upright.mode in ("P", "LA", "RGBA", "PA") or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-                flat = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(flat, upright)
-            return upright.convert("RGB")
+            return to_rgb(image)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise RecoError(f"{path}: not a readable image: {error}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image upright and in 8-bit RGB: EXIF's turn is carried out, transparency becomes white."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        values = np.asarray(upright, dtype=np.float32)
+        top = 65535 if values.max(initial=0) > 255 else 255
+        upright = Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
+    if upright.mode in ("P", "LA", "RGBA", "PA") or "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+        flat = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(flat, upright)
+    return upright.convert("RGB")
 
 
 def read_mask(path: str | Path, classes: int) -> np.ndarray:

@@ -32,10 +32,7 @@ def shrink(probabilities: Tensor, longest: int | None) -> Tensor:
 
 
 def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.ndarray:
-    """The label of every pixel of an image after a dense CRF.
-
-    The mean field runs at the size of the probabilities (see `shrink`), the widths of its kernels
-    in pixels scaled alike; its posteriors are scaled up bilinearly.
+    """The label of every pixel of an image after a dense CRF, posteriors scaled up bilinearly.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -45,9 +42,22 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.nd
         (H, W) int64, index of the most probable class.
     """
     height, width = image.shape[:2]
+    posteriors = mean_field(image, probabilities, settings)
+    maps = torch.from_numpy(posteriors)[None].contiguous(memory_format=torch.channels_last)
+    if maps.shape[2:] != (height, width):
+        maps = interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+    return maps[0].argmax(0).numpy()
+
+
+def mean_field(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.ndarray:
+    """Posteriors (C, h, w) of a dense CRF at the size of the probabilities; see `shrink`.
+
+    The widths of its kernels in pixels, which are those of the image, are scaled alike.
+    """
+    height, width = image.shape[:2]
     small = probabilities.shape[1:]
     scale = max(small) / max(height, width)
-    posteriors = dense_crf(
+    return dense_crf(
         np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BOX)),
         probabilities,
         gaussian_sxy=settings.gaussian_sxy * scale,
@@ -58,7 +68,18 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.nd
         iterations=settings.iterations,
         tolerance=settings.tolerance,
     )
-    maps = torch.from_numpy(posteriors)[None].contiguous(memory_format=torch.channels_last)
-    if maps.shape[2:] != (height, width):
-        maps = interpolate(maps, (height, width), mode="bilinear", align_corners=False)
-    return maps[0].argmax(0).numpy()
+
+
+def largest(maps: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) int32: which of (C, h, w) maps is the largest at every pixel; of equal ones the first.
+
+    They are resized (bilinear) one at a time, so that a large photograph and many concepts need no
+    more memory than two maps.
+    """
+    best = torch.full(size, -torch.inf)
+    place = torch.zeros(size, dtype=torch.int32)
+    for i, map_ in enumerate(maps.split(1)):
+        scaled = interpolate(map_[None], size, mode="bilinear", align_corners=False)[0, 0]
+        place[scaled > best] = i
+        torch.maximum(best, scaled, out=best)
+    return place.numpy()

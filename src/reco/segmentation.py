@@ -1,0 +1,149 @@
+"""Segmentation: what was found in one photograph, and how it is shown and written."""
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco
+
+from reco.colors import concept_color
+from reco.folder import IGNORE
+
+ALPHA = 0.55  # of the colours over the photograph
+LONGEST = 1280  # pixels of the longer side of an overlay
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in one photograph.
+
+    Attributes:
+        picture: (H, W, 3) uint8 RGB, upright.
+        names: the concepts, as they were given.
+        labels: (H, W) int32, place in `names` of every pixel; -1 = none of them.
+        maps: (n, h, w) float32, saliency of every concept in [0, 1], at the size at which the
+            networks saw the photograph.
+        remarks: what is to be said of some concepts: name -> sentence, as that nothing in the
+            index looks like it. Such a concept has a map, but no pixel.
+    """
+
+    picture: np.ndarray
+    names: tuple[str, ...]
+    labels: np.ndarray
+    maps: np.ndarray
+    remarks: dict[str, str]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the photograph's pixels that each concept has."""
+        counts = np.bincount(self.labels.ravel() + 1, minlength=len(self.names) + 1)[1:]
+        return dict(zip(self.names, (counts / self.labels.size).tolist(), strict=True))
+
+    def mask(self, name: str) -> np.ndarray:
+        """(H, W) bool: the pixels of one concept.
+
+        Raises:
+            KeyError: it was not asked for.
+        """
+        if name not in self.names:
+            raise KeyError(f"{name!r} is none of {', '.join(self.names)}")
+        return self.labels == self.names.index(name)
+
+    def overlay(self, longest: int | None = LONGEST) -> Image.Image:
+        """The photograph with the concepts in colour, and a legend below.
+
+        Args:
+            longest: pixels of the longer side; None = the photograph's.
+        """
+        height, width = self.labels.shape
+        scale = min(1.0, (longest or max(height, width)) / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = np.asarray(Image.fromarray(self.picture).resize(size, Image.Resampling.BOX))
+        small = Image.fromarray(self.labels).resize(size, Image.Resampling.NEAREST)
+        painted = paint(picture, np.asarray(small))
+        present = np.unique(self.labels[self.labels != IGNORE]).tolist()
+        return _with_legend(painted, [(self.names[place], place) for place in present])
+
+    def map_picture(self, name: str) -> Image.Image:
+        """The saliency of one concept over the pale photograph: the brighter, the surer."""
+        heat = self.maps[self.names.index(name)]
+        low, high = float(heat.min()), float(heat.max())
+        share = (heat - low) / max(high - low, 1e-6)
+        size = heat.shape[::-1]
+        grey = Image.fromarray(self.picture).convert("L").resize(size, Image.Resampling.BOX)
+        base = np.asarray(grey, np.float32)[..., None] * np.float32(0.5)
+        color = np.array(concept_color(self.names.index(name)), np.float32)
+        mixed = base * (1 - share[..., None]) + color * share[..., None]
+        return Image.fromarray(mixed.round().astype(np.uint8))
+
+    def to_coco(self, file: str) -> dict[str, Any]:
+        """The masks as COCO has them: run lengths as text, one annotation per concept found.
+
+        Args:
+            file: name of the photograph, for `images`.
+        """
+        height, width = self.labels.shape
+        annotations: list[dict[str, Any]] = []
+        for place in np.unique(self.labels[self.labels != IGNORE]).tolist():
+            run = coco.encode(np.asfortranarray(self.labels == place, dtype=np.uint8))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 1,
+                    "category_id": place + 1,
+                    "segmentation": {"size": [height, width], "counts": run["counts"].decode()},
+                    "area": int(coco.area(run)),
+                    "bbox": coco.toBbox(run).tolist(),
+                    "iscrowd": 1,  # COCO's sign for run lengths
+                }
+            )
+        categories = [{"id": i, "name": name} for i, name in enumerate(self.names, 1)]
+        images = [{"id": 1, "file_name": file, "height": height, "width": width}]
+        return {"images": images, "categories": categories, "annotations": annotations}
+
+    def _repr_html_(self) -> str:
+        """The overlay and what is to be said, for notebooks."""
+        buffer = BytesIO()
+        self.overlay(800).save(buffer, format="PNG")
+        image = base64.b64encode(buffer.getvalue()).decode()
+        said = "".join(f"<p>{html.escape(text)}</p>" for text in self.remarks.values())
+        return f'<img src="data:image/png;base64,{image}" alt="segmentation">{said}'
+
+
+def paint(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Concepts in colour over (h, w, 3) uint8; -1 of (h, w) labels is left as it is."""
+    count = int(labels.max(initial=IGNORE)) + 1
+    colors = np.array([*map(concept_color, range(count)), (0, 0, 0)], np.float32)
+    mixed = picture * np.float32(1 - ALPHA) + colors[labels] * np.float32(ALPHA)
+    return np.where(labels[..., None] == IGNORE, picture, mixed.round().astype(np.uint8))
+
+
+def _with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int]]) -> Image.Image:
+    """A line or more below the picture: a patch of colour and a name for each entry."""
+    height, width = picture.shape[:2]
+    text = max(12, min(height, width) // 28)
+    font = ImageFont.load_default(text)
+    line, gap = round(text * 1.7), text // 2
+    left, lines, placed = gap, 0, []
+    for name, place in entries or [("none of the words", IGNORE)]:
+        shown = name if len(name) <= 40 else name[:39] + "…"
+        wide = round(font.getlength(shown)) + 3 * gap + text
+        if left > gap and left + wide > width:
+            left, lines = gap, lines + 1
+        placed.append((left, lines, shown, place))
+        left += wide
+    sheet = Image.new("RGB", (width, height + (lines + 1) * line + gap), "white")
+    sheet.paste(Image.fromarray(picture))
+    draw = ImageDraw.Draw(sheet)
+    for x, row, shown, place in placed:
+        top = height + gap // 2 + row * line
+        if place != IGNORE:
+            draw.rectangle((x, top, x + text, top + text), fill=concept_color(place))
+            x += text + gap
+        draw.text((x, top - text // 8), shown, fill="black", font=font)
+    return sheet

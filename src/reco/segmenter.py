@@ -1,0 +1,457 @@
+"""Segmenter: photographs in, masks of words out, in one process that keeps what it has loaded.
+
+`reco.load` makes one. It goes the way of the workflow (text, retrieve, features, cosegment,
+segment) with the workflow's own functions and files: a reference that a run has made is read, not
+made again, and the other way round.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from reco import models
+from reco.background import threshold
+from reco.catalog import catalog_index
+from reco.concepts import Concept, parse_concepts, slugify
+from reco.config import Config, FolderIndex
+from reco.config import load as read_config
+from reco.device import resolve_device
+from reco.doubt import BEST, doubt, vocabulary
+from reco.embed import embed_archives, embed_features, embed_part, gather
+from reco.errors import RecoError
+from reco.experiment import Experiment
+from reco.files import fingerprint, read_json, write_json
+from reco.folder import IGNORE, find_images, read_image, read_table, scan, to_rgb
+from reco.geometry import Geometry
+from reco.reference import cosegment_archive
+from reco.refine import largest, mean_field, shrink
+from reco.retrieve import read_rows, retrieve_archives
+from reco.segment import load_encoder, saliency
+from reco.segmentation import Segmentation
+from reco.store import Place, read_places
+from reco.text import embed_concepts, embed_names
+
+SAMPLE = 64  # images drawn from the index, to tell what a word is not
+ASPECT = 4  # longer side of what the networks see, in shorter sides: a photograph's is at most 3
+
+Picture = Image.Image | np.ndarray | str | Path
+Words = str | Concept | Iterable[str | Concept]
+
+
+@dataclass(frozen=True)
+class Archived:
+    """An image of a concept's archive.
+
+    Attributes:
+        path: of the file.
+        similarity: of image and text, a cosine.
+        seed: (row, column) of its seed, as shares of the height and width of its centre square.
+        support: (h, w) how well each part of that square matches the other images.
+    """
+
+    path: Path
+    similarity: float
+    seed: tuple[float, float]
+    support: np.ndarray
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What is known of a concept.
+
+    Attributes:
+        concept: as it was asked for.
+        mark: fingerprint of all that its reference depends on.
+        reference: (c,) reference embedding.
+        text: (d,) text embedding of dense saliency.
+        archive: the images that it was learned from, the nearest first.
+        threshold: saliency below which a pixel is background; see `reco.background`.
+        doubt: what speaks against the archive; "" = nothing; see `reco.doubt`.
+    """
+
+    concept: Concept
+    mark: str
+    reference: Tensor
+    text: Tensor
+    archive: tuple[Archived, ...]
+    threshold: float
+    doubt: str
+
+
+def load(
+    experiment: str = "stamps",
+    *,
+    index: str | Path | None = None,
+    config: str | Path | Config | None = None,
+    archive_size: int | None = None,
+) -> "Segmenter":
+    """A segmenter that learns words from the images of an index.
+
+    Relative paths are those of the project's folder, so run it there.
+
+    Args:
+        experiment: whose index and settings are used, as its last run recorded them.
+        index: a folder of photographs to learn from instead, of any kind, at any depth. It is
+            embedded once, and again when its files change.
+        config: a config file, or a config, instead of the experiment's.
+        archive_size: images to learn a concept from; None = as in the config, or fewer where the
+            index is small.
+
+    Raises:
+        RecoError: no such experiment, or its index was not embedded yet; no images.
+    """
+    settings = config if isinstance(config, Config) else _find_config(experiment, config)
+    if archive_size is not None and archive_size < 1:
+        raise RecoError(f"archive size {archive_size}: must be at least 1")
+    loader = cache(models.load)
+    if index is None:
+        plan = Experiment(settings)
+        if not Path(plan.embeddings).exists():
+            raise RecoError(
+                f"{plan.embeddings}: the index of {settings.experiment!r} was not embedded yet: "
+                f"run 'snakemake --cores all {plan.embeddings}' in the project's folder, or name "
+                "a folder of photographs as the index"
+            )
+    else:
+        root = Path(index).absolute()
+        name = f"{slugify(root.name)[:40]}-{fingerprint(str(root), 6)}"
+        changes = {"experiment": name, "index": FolderIndex(kind="folder", root=root)}
+        settings = settings.model_copy(update=changes)
+        embed_index(Experiment(settings), loader)
+    usable = sum(1 for _ in open(Experiment(settings).usable, encoding="utf-8")) - 1
+    wanted = archive_size or settings.archive_size
+    if archive_size or usable < wanted:
+        sizes = {"archive_size": min(wanted, usable), "archive_sizes": []}
+        settings = settings.model_copy(update=sizes)
+    return Segmenter(settings, loader)
+
+
+def embed_index(experiment: Experiment, loader: models.Loader) -> None:
+    """List and embed the index, unless its files are as they were."""
+    config, root = experiment.config, experiment.index_root
+    state, noted = scan(root, times=True), Path(experiment.data, "embeddings/state.json")
+    made = [Path(experiment.embeddings), Path(experiment.usable)]
+    wanted = {
+        "files": state,
+        "model": experiment.model("retrieval"),
+        "size": config.sizes.retrieval,
+    }
+    if noted.exists() and read_json(noted) == wanted and all(path.exists() for path in made):
+        return
+    if not find_images(root):
+        raise RecoError(f"{root}: holds no photographs to learn from")
+    images, part = Path(experiment.data, "images/index.csv"), Path(experiment.data, "parts/all.csv")
+    catalog_index(root, images, 1)
+    embed_part(
+        experiment, images, config.models.retrieval, config.sizes.retrieval, "1-of-1", part, loader
+    )
+    gather([part], made[0], made[1], Path(experiment.data, "embeddings/skipped.csv"))
+    write_json(noted, wanted)
+
+
+class Segmenter:
+    """Learns words from an index and segments photographs with them; see `load`.
+
+    Args:
+        config: of the index, the models and the method; its concepts are known with their aliases.
+        loader: `reco.models.load`, or a function like it that keeps what it has loaded.
+    """
+
+    def __init__(self, config: Config, loader: models.Loader) -> None:
+        self.config, self._loader = config, loader
+        self.device = resolve_device(config.device)
+        self._known: dict[str, Learned] = {}
+        written = [] if config.concepts is None else Experiment(config).targets
+        self._written = {
+            concept.name.casefold(): concept for concept in [*config.context, *written]
+        }
+
+    # ---- words --------------------------------------------------------------------------------
+
+    def concepts(self, words: Words) -> list[Concept]:
+        """The concepts that words stand for, those of the config with their aliases.
+
+        Args:
+            words: names, or text with commas between them. One that is given twice stands once.
+
+        Raises:
+            RecoError: none, a name that is too long, or two that would share their files.
+        """
+        return [
+            self._written.get(concept.name.casefold(), concept)
+            if concept == Concept(name=concept.name)
+            else concept
+            for concept in parse_concepts(words)
+        ]
+
+    def learn(self, words: Words) -> list[Learned]:
+        """Retrieve and co-segment what is not known yet; seconds a word.
+
+        Raises:
+            RecoError: see `concepts`.
+        """
+        concepts = self.concepts(words)
+        plan = self._plan(concepts)
+        marks = {concept.slug: plan.reference(concept.slug) for concept in concepts}
+        unknown = [concept for concept in concepts if marks[concept.slug] not in self._known]
+        if unknown:
+            self._make(self._plan(unknown))
+            for concept in unknown:
+                self._known[marks[concept.slug]] = self._read(plan, concept)
+        return [self._known[marks[concept.slug]] for concept in concepts]
+
+    def _plan(self, concepts: list[Concept]) -> Experiment:
+        changes = {"concepts": concepts, "benchmark": None, "train": None}
+        return Experiment(self.config.model_copy(update=changes))
+
+    def _make(self, plan: Experiment) -> None:
+        """Bring the files of a plan's concepts into being that are not there yet."""
+
+        def missing(file: Callable[[str], str]) -> list[str]:
+            return [slug for slug in plan.sources if not Path(file(slug)).exists()]
+
+        todo = missing(plan.reference)
+        if any(not Path(plan.text(slug)).exists() for slug in plan.concepts):
+            embed_concepts(plan, self._loader)
+        if missing(plan.archive):
+            retrieve_archives(plan, Path(plan.embeddings), Path(plan.usable))
+        if missing(plan.features):
+            embed_archives(plan, self._loader)
+        for slug in todo:  # contexts come first
+            cosegment_archive(
+                Path(plan.features(slug)),
+                Path(plan.text(slug)),
+                [Path(plan.reference(context)) for context in plan.context_before(slug)],
+                [variant.reference_name for variant in plan.reference_variants],
+                Path(plan.reference(slug)),
+                temperature=plan.config.temperature,
+                merge=plan.config.cosegment.merge,
+                variant=plan.config.cosegment.variant,
+            )
+
+    def _read(self, plan: Experiment, concept: Concept) -> Learned:
+        slug, k = concept.slug, plan.config.archive_size
+        stored, texts = load_file(plan.reference(slug)), load_file(plan.text(slug))
+        best = plan.best.reference_name
+        reference, dense = stored[f"{best}.reference"], texts["dense"]
+        rows = read_table(plan.archive(slug))[:k]
+        places = read_table(plan.features(slug))[:k]
+        support, seeds = stored[f"{best}.support"], stored[f"{best}.seeds"]
+        steps = np.array(support.shape[1:])
+        archive = tuple(
+            Archived(
+                plan.index_root / row["path"],
+                float(row["similarity"]),
+                tuple(((seed + 0.5) / steps).tolist()),
+                values,
+            )
+            for row, seed, values in zip(rows, seeds, support, strict=True)
+        )
+        unlike = np.argsort(self._sample.embeddings @ texts["retrieval"], kind="stable")
+        unlike = unlike[: max(1, len(unlike) // 2)]
+        inside = [
+            read_places([Place(row[f"{what}_shard"], int(row[f"{what}_row"])) for row in places])
+            for what in ("encoder", "dense")
+        ]
+        outside = [self._sample.encoder[unlike], self._sample.dense[unlike]]
+        salient = [self._saliency(features, reference, dense) for features in (inside, outside)]
+        return Learned(
+            concept,
+            Path(plan.reference(slug)).name,
+            torch.from_numpy(reference).to(self.device),
+            torch.from_numpy(dense).to(self.device),
+            archive,
+            threshold(salient[0], salient[1]),
+            self._doubt(plan, concept, rows, texts["retrieval"]),
+        )
+
+    def _saliency(
+        self, features: Sequence[np.ndarray], reference: np.ndarray, text: np.ndarray
+    ) -> np.ndarray:
+        """(n, positions): saliency of one concept, from encoder and dense features."""
+        encoder, dense = features
+        maps = saliency(
+            torch.from_numpy(encoder),
+            torch.from_numpy(reference)[None],
+            torch.from_numpy(dense),
+            torch.from_numpy(text)[None],
+            encoder.shape[-2:],
+            temperature=self.config.temperature,
+        )
+        return maps[:, 0].flatten(1).numpy()
+
+    def _doubt(
+        self, plan: Experiment, concept: Concept, rows: Sequence[dict[str, str]], text: np.ndarray
+    ) -> str:
+        best = [row["path"] for row in rows[:BEST]]
+        place = _find_rows(Path(plan.usable), best)
+        names, others = self._vocabulary
+        nearest = np.asarray(self._embeddings[[place[path] for path in best]], np.float32)
+        sample = self._sample.embeddings @ text
+        return doubt(concept.name, nearest, nearest @ text, others, names, sample)
+
+    # ---- the index ----------------------------------------------------------------------------
+
+    @cached_property
+    def _embeddings(self) -> np.ndarray:
+        return np.load(Experiment(self.config).embeddings, mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def _vocabulary(self) -> tuple[list[str], np.ndarray]:
+        names = vocabulary()
+        return names, embed_names(Experiment(self.config), names, self._loader)
+
+    @cached_property
+    def _sample(self) -> "Sample":
+        """Images drawn from the index at random; features of them are kept in the store."""
+        plan = Experiment(self.config)
+        total = len(self._embeddings)
+        drawn = np.random.default_rng(self.config.seed).permutation(total)[:SAMPLE]
+        rows = read_rows(Path(plan.usable), set(drawn.tolist()))
+        keys = {rows[row][1]: plan.index_root / rows[row][0] for row in drawn}
+        places = embed_features(plan, keys, self._loader)
+        kept = [rows[row][1] for row in drawn]
+        return Sample(
+            np.asarray(self._embeddings[drawn], np.float32),
+            read_places([places["encoder"][key] for key in kept]),
+            read_places([places["dense"][key] for key in kept]),
+        )
+
+    # ---- photographs --------------------------------------------------------------------------
+
+    def segment(
+        self,
+        image: Picture,
+        concepts: Words,
+        *,
+        background: bool | None = None,
+        crf: bool = True,
+        doubtful: bool = False,
+    ) -> Segmentation:
+        """Find concepts in a photograph.
+
+        Args:
+            image: a picture of Pillow, an array (h, w), (h, w, 3) or (h, w, 4), 8 or 16 bit, or
+                the path of a file.
+            concepts: names, or text with commas between them. What is not known yet is learned.
+            background: whether a pixel may be none of them (see `reco.background`); the paper's
+                way is False. None = only if there is one concept, which else would get all pixels.
+            crf: let a dense CRF follow the edges of the photograph.
+            doubtful: segment words, too, whose archive is in doubt; see `reco.doubt`.
+
+        Raises:
+            RecoError: not an image, no concept, or all of them are in doubt.
+        """
+        learned = self.learn(concepts)
+        sure = [place for place, item in enumerate(learned) if doubtful or not item.doubt]
+        if not sure:
+            raise RecoError("\n".join(item.doubt for item in learned))
+        picture = as_picture(image)
+        small = np.array(fit(picture, self.config.sizes.benchmark))
+        maps = self._maps(small, learned)
+        scores = maps[sure]
+        if background or (background is None and len(sure) == 1):
+            # Where the best of them stays below its threshold, this one is larger.
+            least = torch.tensor([learned[place].threshold for place in sure])
+            scores = torch.cat([scores, least[scores.argmax(0)][None]])
+        if crf and len(scores) > 1:
+            shares = shrink(scores.softmax(0), self.config.crf.size).contiguous().numpy()
+            scores = torch.from_numpy(mean_field(small, shares, self.config.crf))
+        found = largest(scores, picture.size[::-1])
+        return Segmentation(
+            np.asarray(picture),
+            tuple(item.concept.name for item in learned),
+            np.array([*sure, IGNORE], np.int32)[found],
+            maps.numpy(),
+            {item.concept.name: item.doubt for item in learned if item.doubt},
+        )
+
+    def _maps(self, picture: np.ndarray, learned: Sequence[Learned]) -> Tensor:
+        """(n, h, w) saliency on the CPU."""
+        with torch.inference_mode():
+            encoder, dense = self._encode(picture)
+            return saliency(
+                encoder,
+                torch.stack([item.reference for item in learned]),
+                dense,
+                torch.stack([item.text for item in learned]),
+                picture.shape[:2],
+                temperature=self.config.temperature,
+            )[0].cpu()
+
+    @cached_property
+    def _encode(self) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+        return load_encoder(Experiment(self.config), self.device, self._loader)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images drawn from the index: embeddings (m, d), features (m, c, h, w) and (m, d', h', w')."""
+
+    embeddings: np.ndarray
+    encoder: np.ndarray
+    dense: np.ndarray
+
+
+def as_picture(image: Picture) -> Image.Image:
+    """Upright 8-bit RGB of whatever is a picture.
+
+    Raises:
+        RecoError: a file that is no image, or an array of another shape.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] not in [(), (3,), (4,)]:
+            raise RecoError(f"an array of shape {image.shape} is no picture: give (h, w, 3)")
+        if image.dtype == bool or image.dtype.kind not in "ui":
+            raise RecoError(f"an array of {image.dtype} is no picture: give uint8, 0 to 255")
+        image = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+        return to_rgb(Image.fromarray(image))
+    return to_rgb(image)
+
+
+def fit(picture: Image.Image, size: int | None) -> Image.Image:
+    """A photograph at the size at which networks see it: its shorter side, but no long strip."""
+    shorter, longer = sorted(picture.size)
+    size = size or shorter
+    if longer <= ASPECT * shorter:
+        return Geometry(size).picture(picture)
+    scale = ASPECT * size / longer
+    sides = [max(32, round(side * scale)) for side in picture.size]
+    return picture.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+
+
+def _find_config(experiment: str, config: str | Path | None) -> Config:
+    """The config that is named, else that of the experiment's last run."""
+    if config is not None:
+        return read_config(config)
+    recorded = Path("results", experiment, "config.yaml")
+    merged = sorted(
+        Path("data", experiment, "config").glob("[0-9a-f]*.json"), key=lambda p: p.stat().st_mtime
+    )
+    for file in [recorded, *reversed(merged)]:
+        if file.exists():
+            return read_config(file)
+    known = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
+    raise RecoError(
+        f"no experiment {experiment!r} here; known: {', '.join(known) or 'none'}. Run this in the "
+        "project's folder"
+    )
+
+
+def _find_rows(usable: Path, paths: Sequence[str]) -> dict[str, int]:
+    """The row of some images in the list of the index, which may be too long to hold."""
+    wanted = set(paths)
+    with open(usable, newline="", encoding="utf-8") as file:
+        lines = enumerate(islice(csv.reader(file), 1, None))
+        return {path: row for row, (path, _) in lines if path in wanted}
