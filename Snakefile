@@ -27,12 +27,16 @@ include: "workflow/rules/figures.smk"
 report: "workflow/report/workflow.rst"
 
 
+PHOTOS = []
+if SETTINGS.photos:
+    folder = slugify(SETTINGS.photos.absolute().name)
+    PHOTOS = expand(rules.segment.output, folder=folder)
+# Results of the default experiment are in git; a clone has them, but not what they are from.
+EVIDENCE = PLUS or (f"{DATA}/masks/val" if SCORED else RANKED)
+RECORD = [f"{RESULTS}/paper_figures.ipynb", f"{RESULTS}/run.json"]
+
+
 rule all:
     default_target: True
     input:
-        tables=TABLES,
-        figures=FIGURES,
-        notebook=f"{RESULTS}/paper_figures.ipynb",
-        run=f"{RESULTS}/run.json",
-        # Results of the default experiment are in git; a clone has them, but not what they are from.
-        masks=PLUS or (f"{DATA}/masks/val" if SCORED else RANKED),
+        PHOTOS or [TABLES, FIGURES, RECORD, EVIDENCE],

@@ -161,7 +161,7 @@ def measure_case(case: Case) -> list[Row]:
 
 
 def measure_cores(case: Case) -> list[Row]:
-    """One process beside one on every core, as `reco segment` has them."""
+    """One process beside one on every core, as `reco segment-split` has them."""
     cores = os.cpu_count() or 1
     tasks = [*zip(case.pictures, case.probabilities, strict=True)] * cores
     pools = {n: ProcessPoolExecutor(n, get_context("spawn"), use_one_thread) for n in (1, cores)}

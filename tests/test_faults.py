@@ -517,7 +517,7 @@ MOMENTS = {
     "retrieve": "",
     "features": "data/store/*/[de]*/*/*.npy",
     "cosegment": f"{DATA}/references/*.safetensors",
-    "segment": f"{DATA}/masks/*/*/*.png",
+    "segment-split": f"{DATA}/masks/*/*/*.png",
     "train": "two processes",  # its own and the one that reads images: steps are being made
     "segment-plus": f"{DATA}/masks/plus/*/*.png",
     "evaluate": "",

@@ -40,7 +40,7 @@ def kubectl_version() -> int:
 pytestmark = pytest.mark.skipif(kubectl_version() < 27, reason="needs kubectl 1.27 or newer")
 
 
-GPU_RULES = {"embed", "text", "features", "segment", "record"}
+GPU_RULES = {"embed", "text", "features", "segment_split", "record"}
 # Training only takes time here: to the cluster it is one more job on a GPU.
 CHANGES = {"train": None}
 # All but the figures.
@@ -436,7 +436,7 @@ def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, pro
         cluster.down_until = time.monotonic() + 4
 
     mishaps = {"text": cluster.evict, "evaluate": cluster.kill, "precision": cluster.delete}
-    cluster.mishaps = {**mishaps, "segment": fall_silent}
+    cluster.mishaps = {**mishaps, "segment_split": fall_silent}
     with ThreadPoolExecutor() as pool:
         running = pool.submit(local.run, *TARGETS, **CHANGES)
         done = project.snakemake(*TARGETS, *ON_KUBERNETES, **CHANGES)
@@ -477,7 +477,7 @@ def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, pro
         tolerations = job.spec.get("tolerations", [])
         assert ("nvidia.com/gpu" in {t["key"] for t in tolerations}) == (job.rule in GPU_RULES)
     asked = {job.rule: (job.needs["cpu"], job.needs["memory"]) for job in jobs}
-    assert asked["segment"] == (2, 4000) and asked["evaluate"] == (1, 2000), asked
+    assert asked["segment_split"] == (2, 4000) and asked["evaluate"] == (1, 2000), asked
 
     # The same numbers and masks as without it, and nothing left to do for either profile.
     for name in ("metrics.csv", "retrieval.csv", "per_class.csv"):

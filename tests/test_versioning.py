@@ -196,7 +196,7 @@ def test_a_second_machine_has_nothing_to_do(recorded, tmp_path):
     second = clone(recorded, tmp_path / "second")
     # results are in git, and yet a clone without the data runs everything
     assert (second.folder / "results/stamps/metrics.csv").exists()
-    assert {"fetch", "compose", "embed", "segment", "train", "evaluate", "all"} <= set(
+    assert {"fetch", "compose", "embed", "segment_split", "train", "evaluate", "all"} <= set(
         second.plan()
     )
     pull(second)
@@ -285,7 +285,7 @@ def test_two_runs_agree(tmp_path):
     ):
         assert abs(float(a["mean_iou"]) - float(b["mean_iou"])) <= 0.002, (a, b)
 
-    single.run("--cores", "1", "--until", "segment", train=train)
+    single.run("--cores", "1", "--until", "segment_split", train=train)
     for path in sorted((first.folder / data / "archives").glob("*.csv")):
         names = [
             [row["path"] for row in read_table(project.folder / data / "archives" / path.name)]

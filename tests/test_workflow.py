@@ -19,7 +19,7 @@ PER_CONCEPT = {"cosegment"}
 BATCH = {"text", "retrieve", "features"}
 EACH_ONCE = PER_CONCEPT | BATCH  # for one concept that is new
 # What gathers all concepts and so runs again when one of them changes.
-GATHERS = {"segment", "train", "segment_plus", "evaluate", "precision"}
+GATHERS = {"segment_split", "train", "segment_plus", "evaluate", "precision"}
 
 
 def test_default_experiment_plans_a_job_per_concept():
@@ -75,7 +75,7 @@ def test_profiles_of_clusters_know_the_rules_and_agree_with_default(name):
 
 def test_rules_that_gain_from_an_accelerator_say_so():
     tagged = {name for _, name, body in RULES if "gpu=1" in body}
-    assert tagged >= {"embed", "text", "features", "segment", "train", "segment_plus"}
+    assert tagged >= {"embed", "text", "features", "segment_split", "train", "segment_plus"}
     assert not tagged & {"retrieve", "cosegment", "evaluate", "compose", "fetch"}
 
 
@@ -114,7 +114,7 @@ def test_runs_and_reruns_only_what_changed(project):
     added = [*names, hostile]
     plan = project.plan(concepts=added)
     assert {rule: plan[rule] for rule in EACH_ONCE} == dict.fromkeys(EACH_ONCE, 1)
-    assert plan["segment"] == 2
+    assert plan["segment_split"] == 2
     assert set(plan) >= GATHERS and not {"embed", "gather", "catalog", "weights"} & set(plan)
     text = project.run(concepts=added)
     assert "text for retrieval: 1 of" in text

@@ -41,6 +41,12 @@ WORKERS = click.option(
 )
 
 
+EXPERIMENT = click.option(
+    "--experiment", default="stamps", show_default=True, help="Whose index and settings to use."
+)
+INDEX = click.option("--index", type=FILE, help="A folder of photographs to learn from instead.")
+
+
 def images_option(what: str) -> Callable:
     """The option that names a table made by `reco catalog`."""
     return click.option("--images", type=FILE, required=True, help=f"CSV: {what}.")
@@ -333,12 +339,80 @@ def cosegment(
 
 
 @commands.command()
+@click.argument("photos", metavar="PHOTO_OR_FOLDER...", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--concepts",
+    help='Names with commas between: "fire truck, zebra".  [default: the experiment\'s]',
+)
+@EXPERIMENT
+@INDEX
+@click.option(
+    "--config", "config_file", type=FILE, envvar="RECO_CONFIG", help="A config instead of those."
+)
+@click.option("--archive-size", type=click.IntRange(1), help="Images to learn a concept from.")
+@click.option(
+    "--background/--no-background",
+    default=None,
+    help="A pixel may be none of the concepts, or must be one.  [default: may be, if there is one]",
+)
+@click.option("--crf/--no-crf", default=True, show_default=True, help="Follow edges: a dense CRF.")
+@click.option("--doubtful", is_flag=True, help="Segment words, too, that no image looks like.")
+@click.option("--skip", is_flag=True, help="Exit status 0 even if photographs could not be read.")
+@click.option(
+    "--out", type=FILE, help="Folder to write.  [default: results/EXPERIMENT/photos/NAME]"
+)
+def segment(
+    photos: tuple[Path, ...],
+    concepts: str | None,
+    experiment: str,
+    index: Path | None,
+    config_file: Path | None,
+    archive_size: int | None,
+    background: bool | None,
+    crf: bool,
+    doubtful: bool,
+    skip: bool,
+    out: Path | None,
+) -> None:
+    """Find concepts in photographs: a file, several, or folders of them.
+
+    Each word is learned from the images of an index that look like it (--experiment, or any folder
+    of photographs: --index); what was learned is kept. Written are label masks, overlays to look
+    at, COCO's run lengths, and tables.
+
+    \b
+    reco segment holiday/ --concepts "zebra, fire truck" --background
+    """
+    from reco.concepts import slugify
+    from reco.photos import find_photos, segment_photos, summarize
+    from reco.segmenter import load
+
+    found = find_photos(photos)
+    segmenter = load(experiment, index=index, config=config_file, archive_size=archive_size)
+    settings = segmenter.config
+    words = segmenter.concepts(concepts) if concepts is not None else segmenter.targets
+    if background is None:
+        background = settings.background
+    place = f"results/{settings.experiment}/photos/{slugify(photos[0].absolute().stem)}"
+    out = out or Path(place)
+    failed = segment_photos(
+        segmenter, found, words, out, background=background, crf=crf, doubtful=doubtful
+    )
+    click.echo(summarize(out))
+    click.echo(f"\nmasks, overlays, overview.png: {out}")
+    if failed and not skip:
+        raise RecoError(
+            f"{len(failed)} of {len(found)} photographs could not be read: {out / 'failed.csv'}"
+        )
+
+
+@commands.command("segment-split")
 @CONFIG
 @SPLIT
 @images_option("images of the split")
 @click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
 @WORKERS
-def segment(config_file: Path, split: str, images: Path, masks: Path, workers: int) -> None:
+def segment_split(config_file: Path, split: str, images: Path, masks: Path, workers: int) -> None:
     """Segment a split: val with every method of the tables, train with the best one."""
     from reco.segment import segment_split
 
@@ -396,7 +470,7 @@ def segment_plus(
 @commands.command()
 @CONFIG
 @images_option("images of the val split")
-@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment`.")
+@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment-split`.")
 @PLUS
 @click.option("--metrics", type=FILE, required=True, help="CSV to write: a row per method.")
 @click.option("--per-class", type=FILE, required=True, help="CSV to write: per method and class.")
@@ -639,7 +713,7 @@ def figure_archives(
 @figure.command("predictions")
 @CONFIG
 @images_option("images of the val split")
-@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment`.")
+@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment-split`.")
 @PLUS
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Images.")
 @RUN

@@ -206,8 +206,18 @@ class Config(Section):
     stamps: Stamps = Stamps()
     concepts: list[Concept] | Path | None = Field(
         None,
-        description="names or {name, aliases, prompts}; a YAML file with such a list; null = the "
-        "classes of the benchmark",
+        description="names or {name, aliases, prompts}, or text with commas between names; a YAML "
+        "file with such a list (.yaml, .yml); null = the classes of the benchmark",
+    )
+    photos: Path | None = Field(
+        None,
+        description="folder of photographs without labels: they are segmented, and nothing else "
+        "is done; null = none",
+    )
+    background: bool | None = Field(
+        None,
+        description="photos: whether a pixel may be none of the concepts; null = only where there "
+        "is one concept",
     )
     context: list[Concept] = Field(
         [Concept(name=name) for name in ("tree", "sky", "building", "road", "person")],
@@ -235,6 +245,13 @@ class Config(Section):
         if name in SHARED:
             raise ValueError(f"data/{name} is shared by all experiments: choose another name")
         return name
+
+    @field_validator("concepts", mode="before")
+    @classmethod
+    def _names_in_a_line(cls, concepts: object) -> object:
+        if not isinstance(concepts, str) or concepts.endswith((".yaml", ".yml")):
+            return concepts
+        return [name.strip() for name in concepts.split(",") if name.strip()]
 
     @field_validator("archive_sizes")
     @classmethod

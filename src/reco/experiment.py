@@ -408,7 +408,10 @@ def images_state(experiment: Experiment) -> dict[str, str]:
         if experiment.reader.kind == "folder"
         else list(dict.fromkeys(split.root for split in splits)),
     }
+    if config.photos:
+        folders["photos"] = [config.photos]
     composed = {
+        "photos": False,
         "index": config.index.kind == "stamps",
         "benchmark": isinstance(config.benchmark, StampsBenchmark),
     }

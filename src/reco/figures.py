@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.numpy import load_file
 from scipy.ndimage import binary_dilation
 
@@ -34,6 +34,7 @@ from reco.colors import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILI
 from reco.experiment import Experiment, Method
 from reco.files import atomic
 from reco.folder import IGNORE, read_image, read_table
+from reco.geometry import square
 from reco.progress import track
 from reco.split import Row, Split
 from reco.tables import method_name
@@ -148,11 +149,7 @@ def read_archive(
     return Archive(
         name,
         f"precision\n{precision[name]:.0%}" if name in precision else "",
-        # The same square as `shorter side to size, centre crop`.
-        [
-            np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
-            for image in pictures
-        ],
+        [square(image, size) for image in pictures],
         reference[f"{variant.reference_name}.support"][: len(rows)],
         reference[f"{variant.reference_name}.seeds"][: len(rows)],
         [shows.get(row["path"], False) if known else None for row in rows],

@@ -9,7 +9,7 @@ KITTI-STEP as it is. (On Cityscapes that is the middle half of the street, in ja
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from reco.config import Config
 from reco.errors import RecoError
@@ -58,6 +58,11 @@ class Geometry:
             left, top = (round((length - side) / 2) for length in image.size)
             image = image.crop((left, top, left + side, top + side))
         return image
+
+
+def square(picture: Image.Image, size: int) -> np.ndarray:
+    """(size, size, 3) uint8: what the networks see of an archive image, to show it."""
+    return np.asarray(ImageOps.fit(picture, (size, size), BICUBIC))
 
 
 def archive_geometry(config: Config) -> Geometry | None:

@@ -123,6 +123,11 @@ def paint(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(labels[..., None] == IGNORE, picture, mixed.round().astype(np.uint8))
 
 
+def shorten(name: str, most: int) -> str:
+    """A name in at most `most` characters."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def _with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int]]) -> Image.Image:
     """A line or more below the picture: a patch of colour and a name for each entry."""
     height, width = picture.shape[:2]
@@ -131,7 +136,7 @@ def _with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int]]) -> Ima
     line, gap = round(text * 1.7), text // 2
     left, lines, placed = gap, 0, []
     for name, place in entries or [("none of the words", IGNORE)]:
-        shown = name if len(name) <= 40 else name[:39] + "…"
+        shown = shorten(name, 40)
         wide = round(font.getlength(shown)) + 3 * gap + text
         if left > gap and left + wide > width:
             left, lines = gap, lines + 1

@@ -193,6 +193,11 @@ class Segmenter:
             for concept in parse_concepts(words)
         ]
 
+    @property
+    def targets(self) -> list[Concept]:
+        """The concepts of the config."""
+        return Experiment(self.config).targets
+
     def learn(self, words: Words) -> list[Learned]:
         """Retrieve and co-segment what is not known yet; seconds a word.
 

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from reco.concepts import slugify
 from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
 from reco.download import read_packages
@@ -15,14 +16,16 @@ from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment, images_s
 from reco.files import read_json, write_json
 
 try:
-    EXPERIMENT = Experiment(check_config(config))
+    SETTINGS = check_config(config)
+    if SETTINGS.photos:  # they are segmented, and nothing is scored or trained
+        SETTINGS = SETTINGS.model_copy(update={"benchmark": None, "train": None})
+    EXPERIMENT = Experiment(SETTINGS)
     CONCEPTS = list(EXPERIMENT.concepts)
     TARGETS = [concept.slug for concept in EXPERIMENT.targets]
     VARIANTS = [variant.reference_name for variant in EXPERIMENT.reference_variants]
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
-SETTINGS = EXPERIMENT.config
 # Of a rare concept no masks are made: it is scored at every threshold. Else a benchmark is scored.
 RARE = EXPERIMENT.reader.kind == "firenet"
 SCORED = bool(SETTINGS.benchmark) and not RARE
@@ -46,6 +49,7 @@ wildcard_constraints:
     slug="|".join(CONCEPTS),
     mark=FINGERPRINT,
     split="train|val",
+    folder="[a-z0-9-]+",
 
 
 def code(*modules):

@@ -1,11 +1,81 @@
-"""Segment: predict the images of a split with reference embeddings and dense saliency.
+"""Segment: find the concepts in photographs and in the splits of a benchmark.
 
-Reads the references and texts of all concepts; makes `masks/train` (the pseudo-masks of ReCo+,
-by the best method) and `masks/val` (every method of the tables). One job per split.
+Reads the references and texts of all concepts. Of photographs (`--config photos=FOLDER`) it makes
+`results/<experiment>/photos/<folder>/`: masks, overlays, run lengths and what a person looks at.
+Of a benchmark, `masks/train` (the pseudo-masks of ReCo+, by the best method) and `masks/val` (every
+method of the tables), one job per split.
 """
 
-
 rule segment:
+    input:
+        embeddings=rules.gather.output.embeddings,
+        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        archives=ancient([EXPERIMENT.archive(slug) for slug in TARGETS]),
+        features=ancient([EXPERIMENT.features(slug) for slug in TARGETS]),
+        texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
+        weights=weights("retrieval", "dense", "encoder"),
+        code=code("segment", "segmenter", "segmentation", "photos", "crf", "background", "doubt"),
+    output:
+        masks=directory(f"{RESULTS}/photos/{{folder}}/masks"),
+        overlays=directory(f"{RESULTS}/photos/{{folder}}/overlays"),
+        coco=directory(f"{RESULTS}/photos/{{folder}}/coco"),
+        concepts=report(
+            f"{RESULTS}/photos/{{folder}}/concepts.csv",
+            category="Photographs",
+            labels={"shows": "table: the concepts"},
+            caption="../report/photo_concepts.rst",
+        ),
+        summary=report(
+            f"{RESULTS}/photos/{{folder}}/summary.csv",
+            category="Photographs",
+            labels={"shows": "table: share of every concept in every photograph"},
+            caption="../report/photo_summary.rst",
+        ),
+        failed=report(
+            f"{RESULTS}/photos/{{folder}}/failed.csv",
+            category="Photographs",
+            labels={"shows": "table: photographs that could not be read"},
+            caption="../report/photo_failed.rst",
+        ),
+        overview=report(
+            f"{RESULTS}/photos/{{folder}}/overview.png",
+            category="Photographs",
+            labels={"shows": "photographs with what was found"},
+            caption="../report/photo_overview.rst",
+        ),
+        archives=report(
+            f"{RESULTS}/photos/{{folder}}/archives.png",
+            category="Photographs",
+            labels={"shows": "what each concept was learned from"},
+            caption="../report/photo_archives.rst",
+        ),
+    log:
+        f"{DATA}/logs/segment/{{folder}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/segment/{{folder}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        gpu=1,
+    params:
+        photos=SETTINGS.photos,
+        out=f"{RESULTS}/photos/{{folder}}",
+        # Whatever changes what is found.
+        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        state=STATE.get("photos"),
+        settings=[SETTINGS.background, SETTINGS.sizes.benchmark, SETTINGS.crf.model_dump()],
+    shell:
+        """
+        reco --log {log} segment {params.photos:q} \
+            --out {params.out} \
+            --skip
+        """
+
+
+rule segment_split:
     input:
         images=f"{DATA}/images/{{split}}.csv",
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
@@ -15,9 +85,9 @@ rule segment:
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
     log:
-        f"{DATA}/logs/segment/{{split}}.log",
+        f"{DATA}/logs/segment_split/{{split}}.log",
     benchmark:
-        f"{DATA}/benchmarks/segment/{{split}}.tsv"
+        f"{DATA}/benchmarks/segment_split/{{split}}.tsv"
     conda:
         "../../environment.yml"
     threads: 8
@@ -34,7 +104,7 @@ rule segment:
         ),
     shell:
         """
-        reco --log {log} segment \
+        reco --log {log} segment-split \
             --split {wildcards.split} \
             --images {input.images} \
             --masks {output.masks} \

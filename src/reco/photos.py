@@ -1,0 +1,256 @@
+"""Photos: photographs in, and for each its mask, an overlay and COCO's run lengths.
+
+One photograph at a time, so that memory does not grow with their number. What is done already, of
+the same photograph with the same concepts and settings, is left as it is.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from reco.batches import ahead
+from reco.errors import RecoError
+from reco.files import atomic, fingerprint, read_json, write_json
+from reco.folder import SUFFIXES, find_images, read_image, read_table, write_labels, write_table
+from reco.geometry import square
+from reco.progress import LOG, track
+from reco.segmentation import Segmentation
+from reco.segmenter import Learned, Segmenter, Words
+
+FURTHER = frozenset({".bmp", ".gif", ".tif", ".tiff"})  # beside those of an index
+OVERVIEW = 12  # overlays, and concepts, in the pictures that show some of them
+COLUMNS = 8  # images of an archive
+CONCEPTS = ("label", "concept", "archive", "similarity", "threshold", "doubt")
+SUMMARY = ("photo", "label", "concept", "share")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph to segment.
+
+    Attributes:
+        path: where it is.
+        name: its path below the folder that was given, or its file name.
+        stem: the name of its results, without an ending; unique.
+    """
+
+    path: Path
+    name: str
+    stem: str
+
+
+def find_photos(given: Sequence[str | Path]) -> list[Photo]:
+    """The photographs among files and folders, in order; in folders at any depth.
+
+    Raises:
+        RecoError: a path does not exist, or there is no photograph.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, given):
+        if not path.exists():
+            raise RecoError(f"{path}: no such file or folder")
+        inside = find_images(path, SUFFIXES | FURTHER) if path.is_dir() else [path.name]
+        for name in inside:
+            file = path / name if path.is_dir() else path
+            if found.setdefault(name, file) != file:
+                raise RecoError(
+                    f"{found[name]} and {file} would have results of the same name: segment them "
+                    "one after another, into folders of their own (--out)"
+                )
+    if not found:
+        kinds = ", ".join(sorted(SUFFIXES | FURTHER))
+        raise RecoError(f"{', '.join(map(str, given))}: no photographs ({kinds})")
+    stems = [name.rsplit(".", 1)[0] for name in found]
+    return [
+        # Of cat.jpg and cat.png, each keeps its ending.
+        Photo(path, name, name if stems.count(stem) > 1 else stem)
+        for (name, path), stem in zip(found.items(), stems, strict=True)
+    ]
+
+
+def segment_photos(
+    segmenter: Segmenter,
+    photos: Sequence[Photo],
+    words: Words,
+    out: Path,
+    *,
+    background: bool | None = None,
+    crf: bool = True,
+    doubtful: bool = False,
+) -> list[tuple[str, str]]:
+    """Segment photographs and write what was found.
+
+    Writes below `out`: `masks/*.png` (value = place of the concept in the list, 255 = none),
+    `overlays/*.jpg`, `coco/*.json`, `concepts.csv`, `summary.csv` (share of every concept in every
+    photograph), `failed.csv`, `overview.png`, and `archives.png` (what they were learned from).
+
+    Args:
+        words, background, crf, doubtful: see `Segmenter.segment`.
+
+    Returns:
+        (photograph, reason) of those that could not be segmented.
+
+    Raises:
+        RecoError: no concept, or all of them are in doubt.
+    """
+    learned = segmenter.learn(words)
+    if all(item.doubt for item in learned) and not doubtful:
+        raise RecoError("\n".join(item.doubt for item in learned))
+    write_table(out / "concepts.csv", CONCEPTS, _concept_rows(learned))
+    for item in learned:
+        if item.doubt:
+            LOG.warning("%s", item.doubt)
+    concepts, marks = [item.concept for item in learned], [item.mark for item in learned]
+    settings = [background, crf, doubtful]
+    state = [marks, settings, segmenter.config.model_dump(mode="json", exclude={"concepts"})]
+    failed: list[tuple[str, str]] = []
+    rows: list[tuple[object, ...]] = []
+    todo = {photo: _mark(photo, state) for photo in photos}
+    for photo, picture in track(_read(photos, todo, out), "segment", total=len(photos)):
+        if isinstance(picture, RecoError):
+            LOG.warning("skipped: %s", picture)
+            failed.append((photo.name, str(picture)))
+            continue
+        if picture is not None:
+            found = segmenter.segment(
+                picture, concepts, background=background, crf=crf, doubtful=doubtful
+            )
+            _write(found, photo, out, todo[photo])
+        rows += _shares(photo, read_json(_coco(out, photo)))
+    write_table(out / "summary.csv", SUMMARY, rows)
+    write_table(out / "failed.csv", ["photo", "reason"], failed)
+    lost = {name for name, _ in failed}
+    _write_overview(out, [photo for photo in photos if photo.name not in lost])
+    _write_archives(out, learned, segmenter.config.sizes.archive)
+    return failed
+
+
+def _read(
+    photos: Iterable[Photo], marks: dict[Photo, str], out: Path
+) -> Iterator[tuple[Photo, Image.Image | RecoError | None]]:
+    """Each photograph with its picture; None where it is done already."""
+
+    def read(photo: Photo) -> tuple[Photo, Image.Image | RecoError | None]:
+        try:
+            return photo, None if _done(photo, marks[photo], out) else read_image(photo.path)
+        except RecoError as error:
+            return photo, error
+
+    return ahead(photos, read, workers=1, most=2)
+
+
+def _mark(photo: Photo, state: Any) -> str:
+    """Fingerprint of what a photograph's results depend on."""
+    stat = photo.path.stat()
+    return fingerprint([stat.st_size, stat.st_mtime_ns, state])
+
+
+def _done(photo: Photo, mark: str, out: Path) -> bool:
+    files = [_mask(out, photo), _overlay(out, photo), _coco(out, photo)]
+    return (
+        all(file.exists() for file in files) and read_json(files[-1])["info"]["made_from"] == mark
+    )
+
+
+def _write(found: Segmentation, photo: Photo, out: Path, mark: str) -> None:
+    write_labels(_mask(out, photo), found.labels)
+    with atomic(_overlay(out, photo)) as temporary:
+        found.overlay().save(temporary, format="JPEG", quality=88)
+    # Last, for it says that the others are there.
+    write_json(_coco(out, photo), {"info": {"made_from": mark}, **found.to_coco(photo.name)})
+
+
+def _concept_rows(learned: Sequence[Learned]) -> Iterator[tuple[object, ...]]:
+    for label, item in enumerate(learned):
+        nearest = f"{item.archive[0].similarity:.4f}"
+        threshold = f"{item.threshold:.4f}"
+        yield label, item.concept.name, len(item.archive), nearest, threshold, item.doubt
+
+
+def _shares(photo: Photo, found: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    """Rows of the summary, from the run lengths, which are there of earlier runs too."""
+    size = found["images"][0]
+    areas = {entry["category_id"]: entry["area"] for entry in found["annotations"]}
+    for entry in found["categories"]:
+        share = areas.get(entry["id"], 0) / (size["width"] * size["height"])
+        yield photo.name, entry["id"] - 1, entry["name"], f"{share:.4f}"
+
+
+def summarize(out: Path) -> str:
+    """A table for people: of every concept, in how many photographs it was found, and how much."""
+    rows = read_table(out / "summary.csv")
+    lines = []
+    for concept in read_table(out / "concepts.csv"):
+        shares = [float(row["share"]) for row in rows if row["label"] == concept["label"]]
+        found = [share for share in shares if share > 0]
+        mean = f"{100 * np.mean(found):.0f} %" if found else "-"
+        name = (
+            concept["concept"] if len(concept["concept"]) <= 30 else concept["concept"][:29] + "…"
+        )
+        note = "in doubt" if concept["doubt"] else ""
+        lines.append((name, f"{len(found)} of {len(shares)}", mean, note))
+    header = ("concept", "found in", "mean share there", "")
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [header, *lines]
+    )
+
+
+def _write_overview(out: Path, photos: Sequence[Photo], columns: int = 4, side: int = 480) -> None:
+    """A sheet of some overlays, at even steps through the photographs."""
+    places = np.linspace(0, len(photos) - 1, min(OVERVIEW, len(photos))).round().astype(int)
+    tiles = []
+    for place in places.tolist():
+        with Image.open(_overlay(out, photos[place])) as image:
+            image.thumbnail((side, side))
+            tiles.append(image.convert("RGB"))
+    if not tiles:
+        return
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(tile.height for tile in row) for row in rows]
+    sheet = Image.new("RGB", (side * min(columns, len(tiles)), sum(heights)), "white")
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            sheet.paste(tile, (j * side + (side - tile.width) // 2, sum(heights[:i])))
+    with atomic(out / "overview.png") as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _write_archives(out: Path, learned: Sequence[Learned], size: int) -> None:
+    """Draw the first images of the first archives, with support and seeds."""
+    from reco.figures import Archive, archives_figure, write_figure  # imports pandas
+
+    shown = [
+        Archive(
+            item.concept.name,
+            "in doubt" if item.doubt else "",
+            [square(read_image(image.path), size) for image in item.archive[:COLUMNS]],
+            np.stack([image.support for image in item.archive[:COLUMNS]]),
+            np.stack(
+                [
+                    np.array(image.seed) * image.support.shape - 0.5
+                    for image in item.archive[:COLUMNS]
+                ]
+            ),
+            [None] * len(item.archive[:COLUMNS]),
+        )
+        for item in learned[:OVERVIEW]
+    ]
+    write_figure(archives_figure(shown, COLUMNS), out / "archives.png")
+
+
+def _mask(out: Path, photo: Photo) -> Path:
+    return out / "masks" / f"{photo.stem}.png"
+
+
+def _overlay(out: Path, photo: Photo) -> Path:
+    return out / "overlays" / f"{photo.stem}.jpg"
+
+
+def _coco(out: Path, photo: Photo) -> Path:
+    return out / "coco" / f"{photo.stem}.json"
