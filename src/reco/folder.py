@@ -53,9 +53,18 @@ def scan(*roots: str | Path, times: bool) -> str:
     state = []
     for root in roots:
         for path in find_images(root):
-            stat = (Path(root) / path).stat()
-            state.append((path, stat.st_size, stat.st_mtime_ns if times else 0))
+            size, changed = file_state(Path(root) / path)
+            state.append((path, size, changed if times else 0))
     return fingerprint(state)
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Size and time of the last change (ns); of a file that is gone, as a link to one, (-1, 0)."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def read_classes(root: str | Path) -> list[str]:

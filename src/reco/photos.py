@@ -15,7 +15,15 @@ from PIL import Image
 from reco.batches import ahead
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, read_json, write_json
-from reco.folder import SUFFIXES, find_images, read_image, read_table, write_labels, write_table
+from reco.folder import (
+    SUFFIXES,
+    file_state,
+    find_images,
+    read_image,
+    read_table,
+    write_labels,
+    write_table,
+)
 from reco.geometry import square
 from reco.progress import LOG, track
 from reco.segmentation import Segmentation
@@ -145,8 +153,7 @@ def _read(
 
 def _mark(photo: Photo, state: Any) -> str:
     """Fingerprint of what a photograph's results depend on."""
-    stat = photo.path.stat()
-    return fingerprint([stat.st_size, stat.st_mtime_ns, state])
+    return fingerprint([file_state(photo.path), state])
 
 
 def _done(photo: Photo, mark: str, out: Path) -> bool:

@@ -1,0 +1,442 @@
+"""Segmenter, doubt, background, photographs: words in, masks out, with a model of colours."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from colours import Colours
+from conftest import SHAPES, draw_scene, make_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+
+import reco
+from reco import cli, models
+from reco.background import threshold
+from reco.concepts import parse_concepts
+from reco.config import check_config
+from reco.doubt import doubt, vocabulary
+from reco.errors import RecoError
+from reco.experiment import Experiment
+from reco.photos import find_photos, segment_photos
+from reco.refine import largest
+from reco.segmentation import Segmentation
+from reco.segmenter import Segmenter, as_picture, fit, load
+
+CONFIG = {
+    "experiment": "colours",
+    "device": "cpu",
+    "benchmark": None,
+    "context": ["ground"],
+    "sizes": {"retrieval": 96, "archive": 96, "benchmark": 96},
+    "archive_size": 3,
+    "archive_sizes": [],
+    "models": {role: "colours:discs" for role in ("retrieval", "dense", "encoder")},
+    "crf": {"iterations": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    make_folder(folder, index=16)
+    return folder
+
+
+@pytest.fixture
+def model(monkeypatch, tmp_path) -> Colours:
+    """Loaded instead of any network, in an empty project."""
+    colours = Colours()
+    monkeypatch.setattr(models, "load", lambda spec, **options: colours)
+    monkeypatch.chdir(tmp_path)
+    return colours
+
+
+@pytest.fixture
+def segmenter(model, photos) -> Segmenter:
+    return load(index=photos / "photos", config=check_config(CONFIG))
+
+
+def scene(photos: Path, number: int = 0) -> tuple[Path, np.ndarray]:
+    """A photograph and its label ids, 255 = ground."""
+    mask = photos / f"bench/masks/val/{number}.png"
+    return photos / f"bench/images/val/{number}.jpg", np.array(Image.open(mask))
+
+
+# ---- words to masks ---------------------------------------------------------------------------
+
+
+def test_words_are_found_where_they_are(segmenter, photos):
+    for number in range(4):
+        path, truth = scene(photos, number)
+        found = segmenter.segment(path, list(SHAPES), background=True, crf=False)
+        truth = np.where(truth == 255, -1, truth.astype(int))
+        assert found.labels.shape == truth.shape
+        assert (found.labels == truth).mean() > 0.9
+        assert not found.remarks
+
+
+def test_without_background_every_pixel_is_one_of_the_words(segmenter, photos):
+    path, _ = scene(photos)
+    found = segmenter.segment(path, "orange, lemon, broccoli")
+    assert found.labels.min() >= 0
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def test_one_word_alone_does_not_take_all(segmenter, photos):
+    path, truth = scene(photos)
+    name = list(SHAPES)[int(truth[truth < 255][0])]
+    share = segmenter.segment(path, name).shares[name]
+    assert 0 < share < 0.5
+    assert segmenter.segment(path, name, background=False).shares[name] == 1
+
+
+def test_a_second_word_does_not_compute_the_index_again(segmenter, model, photos):
+    path, _ = scene(photos)
+    segmenter.segment(path, "orange")
+    before = model.images
+    segmenter.segment(path, "orange")
+    assert model.images == before + 1, "nothing but the photograph"
+    segmenter.segment(path, "lemon")
+    # its archive, at most, and the photograph
+    assert model.images <= before + 2 + CONFIG["archive_size"]
+
+
+def test_another_process_reuses_what_was_learned(segmenter, model, photos):
+    segmenter.learn("orange")
+    images = model.images
+    again = load(index=photos / "photos", config=check_config(CONFIG))
+    again.learn("orange")
+    assert model.images == images
+
+
+def test_the_index_is_embedded_again_when_its_files_change(model, tmp_path):
+    make_folder(tmp_path / "mine", index=8)
+    index, config = tmp_path / "mine/photos", check_config(CONFIG)
+    load(index=index, config=config)
+    before = model.images
+    load(index=index, config=config)
+    assert model.images == before
+    draw_scene(np.random.default_rng(9))[0].save(index / "new.png")
+    load(index=index, config=config)
+    assert model.images == before + 1
+
+
+def test_a_small_index_makes_small_archives(model, tmp_path):
+    make_folder(tmp_path / "mine", index=2)
+    segmenter = load(index=tmp_path / "mine/photos", config=check_config(CONFIG))
+    assert len(segmenter.learn("orange")[0].archive) == 2
+
+
+def test_aliases_of_the_config_hold_for_its_names(model, photos):
+    concepts = [{"name": "Satsuma", "aliases": ["orange"], "prompts": ["orange"]}]
+    config = check_config({**CONFIG, "concepts": concepts})
+    segmenter = load(index=photos / "photos", config=config)
+    assert segmenter.concepts("satsuma, lemon")[0].prompts == ("orange",)
+    assert segmenter.learn("satsuma")[0].doubt == ""
+
+
+def test_an_archive_shows_seeds_on_the_thing(segmenter):
+    for image in segmenter.learn("lemon")[0].archive:
+        pixels = np.array(Image.open(image.path).convert("RGB"), float)
+        row, column = (
+            int(share * side) for share, side in zip(image.seed, pixels.shape, strict=False)
+        )
+        assert np.abs(pixels[row, column] - SHAPES["lemon"]).max() < 40
+
+
+def test_an_experiment_without_an_index_says_what_to_run(model):
+    Path("results/mine").mkdir(parents=True)
+    Path("results/mine/config.yaml").write_text("experiment: mine\n")
+    with pytest.raises(RecoError, match="snakemake --cores all data/mine/embeddings/index"):
+        load("mine")
+    with pytest.raises(RecoError, match=r"no experiment 'other' here; known: mine"):
+        reco.load("other")
+    with pytest.raises(RecoError, match="no such folder"):
+        load(index="nowhere", config=check_config(CONFIG))
+    Path("empty").mkdir()
+    with pytest.raises(RecoError, match="holds no photographs"):
+        load(index="empty", config=check_config(CONFIG))
+
+
+# ---- doubt ------------------------------------------------------------------------------------
+
+
+def test_a_word_in_doubt_gets_no_pixel_and_a_sentence(segmenter, photos):
+    path, _ = scene(photos)
+    found = segmenter.segment(path, "orange, xqzt")
+    assert found.shares["xqzt"] == 0 and "'xqzt' fits all images" in found.remarks["xqzt"]
+    assert found.maps.shape[0] == 2
+    with pytest.raises(RecoError, match="xqzt"):
+        segmenter.segment(path, "xqzt")
+    assert segmenter.segment(path, "xqzt", doubtful=True, background=False).shares["xqzt"] == 1
+
+
+def test_doubt_names_what_fits_better():
+    images = np.eye(8, dtype=np.float32)[[0, 0, 1, 1, 2]]
+    text = np.full(8, 0.1, np.float32)
+    others = np.concatenate([np.tile(np.eye(8, dtype=np.float32)[:3], (6, 1)), np.eye(8)[5:]])
+    names = [f"name {i}" for i in range(len(others))]
+    sample = np.zeros(10, np.float32)
+    said = doubt("teapot", images, images @ text, others, names, sample)
+    assert said.startswith("no image of this index looks like 'teapot'") and "'name 0'" in said
+    # four other names for the same thing are no reason to doubt
+    assert doubt("bus", images, np.full(5, 0.9), others[:12], names[:12], sample) == ""
+
+
+def test_the_vocabulary_is_of_short_different_names():
+    names = vocabulary()
+    assert len(names) == len(set(names)) > 900 and {"zebra", "teapot"} <= set(names)
+
+
+# ---- background -------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 0.4))
+def test_the_threshold_parts_what_is_apart(seed, gap):
+    rng = np.random.default_rng(seed)
+    others = rng.uniform(0.2, 0.3, (20, 49))
+    archive = rng.uniform(0.2, 0.3, (8, 49))
+    archive[:, 5] = 0.3 + gap
+    assert 0.3 - 0.02 < threshold(archive, others) < 0.3 + gap
+
+
+# ---- words ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("zebra", ["zebra"]),
+        ("fire truck,zebra , ,teapot", ["fire truck", "zebra", "teapot"]),
+        (["zebra", "Zebra", "zebra"], ["zebra"]),
+        (["a,b", "c"], ["a", "b", "c"]),
+        ("😀", ["😀"]),
+        ("naïve, 斑马", ["naïve", "斑马"]),
+    ],
+)
+def test_words_that_people_type(words, names):
+    concepts = parse_concepts(words)
+    assert [concept.name for concept in concepts] == names
+    assert len({concept.slug for concept in concepts}) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "no concept was given"),
+        (" , ", "no concept was given"),
+        ([], "no concept was given"),
+        ("x" * 500, "at most 200 characters"),
+        ("two\nlines", "one line"),
+        ("fire truck, fire-truck", "both shorten to"),
+    ],
+)
+def test_words_that_are_none(words, message):
+    with pytest.raises(RecoError, match=message):
+        parse_concepts(words)
+
+
+# ---- pictures of every kind -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.full((40, 30), 200, np.uint8),
+        np.full((40, 30), 200 * 256, np.uint16),
+        np.full((40, 30, 3), 200, np.uint8),
+        np.dstack([np.full((40, 30, 3), 200, np.uint8), np.full((40, 30), 255, np.uint8)]),
+    ],
+)
+def test_arrays_become_pictures(array):
+    picture = as_picture(array)
+    assert picture.mode == "RGB" and picture.size == (30, 40)
+    assert np.asarray(picture)[0, 0].tolist() == [200] * 3
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3)), np.ones(3)],
+)
+def test_arrays_that_are_no_pictures(array):
+    with pytest.raises(RecoError, match="is no picture"):
+        as_picture(array)
+
+
+@pytest.mark.parametrize("size", [(3000, 20), (20, 3000), (1, 1), (5000, 1), (640, 480)])
+def test_long_strips_stay_small(size):
+    width, height = fit(Image.new("RGB", size), 96).size
+    assert width * height <= 96 * 96 * 4.5 and min(width, height) >= 32
+
+
+def test_odd_photographs_get_masks_of_their_size(segmenter):
+    rng = np.random.default_rng(3)
+    picture = draw_scene(rng)[0]
+    for odd in (picture.resize((401, 97)), picture.resize((33, 500)), Image.new("RGB", (1, 1))):
+        found = segmenter.segment(odd, "orange, lemon")
+        assert found.labels.shape == odd.size[::-1]
+
+
+def make_odd_files(folder: Path) -> None:
+    picture = draw_scene(np.random.default_rng(5))[0]
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    picture.quantize(16).save(folder / "palette.png")
+    Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257).save(
+        folder / "deep.png"
+    )
+    turned = picture.resize((120, 60))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.jpg", exif=exif)
+    picture.save(folder / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("this is no photograph")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.new("1", (30000, 20000)).save(folder / "bomb.png")
+    (folder / "gone.png").symlink_to("nowhere.png")
+
+
+def test_a_folder_of_odd_files_goes_on_past_the_bad_ones(segmenter, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    make_odd_files(folder)
+    out = tmp_path / "out"
+    failed = dict(segment_photos(segmenter, find_photos([folder]), "orange, lemon", out))
+    assert failed.keys() == {"empty.jpg", "text.jpg", "bomb.png", "gone.png"}
+    assert all("\n" not in reason for reason in failed.values())
+    masks = {path.name: Image.open(path) for path in (out / "masks").glob("*.png")}
+    assert masks.keys() == {"cmyk.png", "palette.png", "deep.png", "turned.png", "moving.png"}
+    assert masks["turned.png"].size == (60, 120), "upright"
+
+
+# ---- what is written --------------------------------------------------------------------------
+
+
+def test_masks_overlays_and_run_lengths_agree(segmenter, photos, tmp_path):
+    folder = photos / "bench/images/val"
+    words = list(SHAPES)
+    assert (
+        segment_photos(segmenter, find_photos([folder]), words, tmp_path / "out", crf=False) == []
+    )
+    assert (tmp_path / "out/overview.png").exists() and (tmp_path / "out/archives.png").exists()
+    for number in range(4):
+        mask = np.array(Image.open(tmp_path / f"out/masks/{number}.png"))
+        file = tmp_path / f"out/coco/{number}.json"
+        loaded = COCO(str(file))
+        seen = np.full(mask.shape, 255, np.uint8)
+        for entry in loaded.loadAnns(loaded.getAnnIds()):
+            run = {**entry["segmentation"], "counts": entry["segmentation"]["counts"].encode()}
+            seen[coco.decode(run) == 1] = entry["category_id"] - 1
+            assert entry["area"] == coco.decode(run).sum()
+        assert np.array_equal(seen, mask)
+        with Image.open(tmp_path / f"out/overlays/{number}.jpg") as overlay:
+            assert overlay.width == mask.shape[1] and overlay.height > mask.shape[0]
+
+
+def test_a_second_run_does_only_what_is_new(segmenter, model, photos, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(3):
+        path, _ = scene(photos, number)
+        (folder / path.name).write_bytes(path.read_bytes())
+    segment_photos(segmenter, find_photos([folder]), "orange, lemon", out)
+    before = model.images
+    (folder / "new.jpg").write_bytes(scene(photos, 3)[0].read_bytes())
+    segment_photos(segmenter, find_photos([folder]), "orange, lemon", out)
+    assert model.images == before + 1
+    assert len((out / "summary.csv").read_text().splitlines()) == 1 + 2 * 4
+    segment_photos(segmenter, find_photos([folder]), "orange, lemon", out, background=True)
+    assert model.images == before + 5, "other settings, other masks"
+
+
+def test_photos_of_one_stem_keep_their_endings(tmp_path):
+    for name in ("a.jpg", "a.png", "b.jpg"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    found = {photo.name: photo.stem for photo in find_photos([tmp_path])}
+    assert found == {"a.jpg": "a.jpg", "a.png": "a.png", "b.jpg": "b"}
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "sub/a.jpg")
+    with pytest.raises(RecoError, match="results of the same name"):
+        find_photos([tmp_path / "a.jpg", tmp_path / "sub/a.jpg"])
+    with pytest.raises(RecoError, match="no such file"):
+        find_photos([tmp_path / "c.jpg"])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 40), st.integers(0, 99))
+def test_the_largest_map_is_that_of_resizing_all(count, side, wanted, seed):
+    import torch
+    from torch.nn.functional import interpolate
+
+    maps = torch.from_numpy(np.random.default_rng(seed).random((count, side, side), np.float32))
+    size = (wanted, 2 * wanted)
+    whole = interpolate(maps[None], size, mode="bilinear", align_corners=False)[0].argmax(0)
+    assert np.array_equal(largest(maps, size), whole.numpy())
+
+
+def test_what_a_segmentation_shows():
+    labels = np.full((50, 80), -1, np.int32)
+    labels[:10] = 1
+    found = Segmentation(
+        np.full((50, 80, 3), 200, np.uint8),
+        ("<b>zebra</b>", "bus"),
+        labels,
+        np.zeros((2, 5, 8), np.float32),
+        {"<b>zebra</b>": "no image looks like '<b>zebra</b>'"},
+    )
+    assert found.shares == {"<b>zebra</b>": 0, "bus": 0.2}
+    assert found.mask("bus").sum() == 800
+    with pytest.raises(KeyError, match="cat"):
+        found.mask("cat")
+    assert found.map_picture("bus").size == (8, 5)
+    shown = found._repr_html_()
+    assert "<img" in shown and "<b>" not in shown and "&lt;b&gt;" in shown
+    top = np.asarray(found.overlay())[:10, :80].mean((0, 1))
+    assert np.abs(top - 200).max() > 20 and (np.asarray(found.overlay())[20, 20] == 200).all()
+
+
+# ---- the command ------------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> tuple[int, str, Exception | None]:
+    done = CliRunner().invoke(cli.commands, ["segment", *map(str, arguments)])
+    return done.exit_code, done.output, done.exception
+
+
+def test_the_command_segments_and_tells(segmenter, photos, tmp_path):
+    Path("mine.yaml").write_text(json.dumps(CONFIG))
+    index, folder = photos / "photos", photos / "bench/images/val"
+    common = [
+        "--index",
+        index,
+        "--config",
+        "mine.yaml",
+        "--concepts",
+        "orange, xqzt",
+        "--background",
+    ]
+    code, output, _ = run(folder, *common, "--out", tmp_path / "out")
+    assert code == 0
+    assert "orange" in output and "in doubt" in output and "of 4" in output
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/a.jpg").write_bytes(b"no")
+    (tmp_path / "broken/b.jpg").write_bytes((folder / "0.jpg").read_bytes())
+    code, _, error = run(tmp_path / "broken", *common, "--out", tmp_path / "out")
+    assert code == 1 and "1 of 2 photographs could not be read" in str(error)
+    assert (tmp_path / "out/masks/b.png").exists()
+    code, _, _ = run(tmp_path / "broken", *common, "--out", tmp_path / "out", "--skip")
+    assert code == 0
+
+
+def test_the_plan_of_photos_asks_for_nothing_else(tmp_path):
+    values = {**CONFIG, "photos": str(tmp_path), "concepts": "zebra, fire truck"}
+    config = check_config(values)
+    assert [concept.name for concept in Experiment(config).targets] == ["zebra", "fire truck"]
+    assert check_config({**CONFIG, "concepts": "names.yaml"}).concepts == Path("names.yaml")
