@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from conftest import ROOT, Project, job_counts
+from conftest import CORES, ROOT, Project, job_counts
 
 from reco.folder import read_table
 
@@ -477,7 +477,7 @@ def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, pro
         tolerations = job.spec.get("tolerations", [])
         assert ("nvidia.com/gpu" in {t["key"] for t in tolerations}) == (job.rule in GPU_RULES)
     asked = {job.rule: (job.needs["cpu"], job.needs["memory"]) for job in jobs}
-    assert asked["segment_split"] == (2, 4000) and asked["evaluate"] == (1, 2000), asked
+    assert asked["segment_split"] == (CORES, 4000) and asked["evaluate"] == (1, 2000), asked
 
     # The same numbers and masks as without it, and nothing left to do for either profile.
     for name in ("metrics.csv", "retrieval.csv", "per_class.csv"):
@@ -511,7 +511,7 @@ def test_ctrl_c_ends_what_runs(tmp_path, cluster, project):
         assert 1 < job.needs["cpu"] <= 8  # a group's jobs run side by side
         wait_for(job, "Running")
         snakemake.send_signal(signal.SIGINT)
-        snakemake.wait(60)
+        snakemake.wait(180)
     finally:
         snakemake.kill()
     assert snakemake.returncode, log.read_text()

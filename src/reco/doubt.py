@@ -16,7 +16,7 @@ from timm.data import ImageNetInfo
 
 BEST = 5  # images that are looked at
 BETTER = 4  # names that may fit them better, in the median: for other words of the same thing
-CONTRAST = 0.3  # share of its best similarity that a word must lose on the 10th percentile
+CONTRAST = 0.25  # share of its best similarity that a word must lose on the 10th percentile
 
 
 def vocabulary() -> list[str]:

@@ -16,6 +16,8 @@ from typing import Any
 from reco.errors import RecoError
 from reco.files import digest_folders, read_json
 
+AS_IT_SHOULD_BE = {"ok", "removed temp file"}  # a state of Snakemake's: what was only in between
+
 
 @dataclass(frozen=True)
 class Made:
@@ -140,7 +142,7 @@ def _jobs(name: str, made: dict[str, Made]) -> Iterator[str]:
         rules.setdefault(made[file].rule, []).append(made[file])
     width = max(map(len, rules))
     for rule, files in rules.items():
-        wrong = sorted({file.state for file in files} - {"ok"})
+        wrong = sorted({file.state for file in files} - AS_IT_SHOULD_BE)
         count = f"{len(files)} file{'s' * (len(files) > 1)}"
         log = files[0].log if len({file.log for file in files}) == 1 else _folder(files[0].log)
         state = "" if not wrong else f"  NOT UP TO DATE: {', '.join(wrong)}"
