@@ -510,6 +510,8 @@ def test_ctrl_c_ends_what_runs(tmp_path, cluster, project):
         [job] = cluster.jobs.values()
         assert 1 < job.needs["cpu"] <= 8  # a group's jobs run side by side
         wait_for(job, "Running")
+        while "external jobid" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)  # Snakemake cancels what it knows of
         snakemake.send_signal(signal.SIGINT)
         snakemake.wait(180)
     finally:

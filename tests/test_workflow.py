@@ -1,15 +1,17 @@
 """The DAG: what it plans, that it runs, and that only what changed runs again."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, draw_scene, job_counts
+from conftest import ROOT, Project, draw_scene, job_counts
 
 from reco.config import load
 from reco.folder import read_table
@@ -167,15 +169,15 @@ def test_runs_and_reruns_only_what_changed(project):
 @pytest.mark.slow
 def test_stamps_from_the_download_to_the_figures(project):
     """The default experiment in small: real photographs, real networks, every stage."""
-    done = project.snakemake(
-        experiment="stamps-small",
-        index={"kind": "stamps"},
-        benchmark={"kind": "stamps"},
-        stamps={"index": 150, "train": 8, "val": 12, "size": 256},
-        sizes={"retrieval": 256, "archive": 256, "benchmark": 256},
-        concepts=["tiger", "zebra", "pineapple", "fire truck"],
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    small = {
+        "experiment": "stamps-small",
+        "index": {"kind": "stamps"},
+        "benchmark": {"kind": "stamps"},
+        "stamps": {"index": 150, "train": 8, "val": 12, "size": 256},
+        "sizes": {"retrieval": 256, "archive": 256, "benchmark": 256},
+        "concepts": ["tiger", "zebra", "pineapple", "fire truck"],
+    }
+    project.run(**small)
     results = project.folder / "results/stamps-small"
     found = [row for row in read_table(results / "retrieval.csv") if row["k"] == "2"]
     assert len(found) == 4
@@ -185,3 +187,39 @@ def test_stamps_from_the_download_to_the_figures(project):
             assert (results / f"figures/{name}.{suffix}").stat().st_size > 5000
     assert "tiger" in (results / "tables/retrieval.md").read_text()
     assert (results / "paper_figures.ipynb").exists()
+    photographs_are_segmented(project, small)
+
+
+def photographs_are_segmented(project: Project, small: dict[str, Any]) -> None:
+    """Photographs without labels, as a DAG and as a command, beside the experiment."""
+    photos = project.folder / "my photos"
+    shutil.copytree(project.folder / "data/stamps-small/scenes/benchmark/images/val", photos)
+    (photos / "broken.jpg").write_bytes(b"no image")
+    words = {"photos": str(photos), "concepts": "tiger, zebra, xqzt", "background": True}
+    plan = project.plan(**small | words)
+    assert not {"embed", "segment_split", "train", "evaluate"} & set(plan), plan
+    assert plan["segment"] == 1 and plan["cosegment"] == 1, "one word is new"
+    project.run(**small | words)
+    assert project.plan(**small | words) == {}
+    assert project.plan(**small) == {}, "what was scored is left alone"
+    out = project.folder / "results/stamps-small/photos/my-photos"
+    assert [row["photo"] for row in read_table(out / "failed.csv")] == ["broken.jpg"]
+    concepts = {row["concept"]: row for row in read_table(out / "concepts.csv")}
+    assert concepts["xqzt"]["doubt"] and not concepts["tiger"]["doubt"]
+    shares = read_table(out / "summary.csv")
+    assert len(shares) == 12 * 3 and any(float(row["share"]) > 0 for row in shares)
+    assert (
+        len(list((out / "masks").glob("*.png"))) == len(list((out / "coco").glob("*.json"))) == 12
+    )
+    (photos / "broken.jpg").unlink()
+    assert project.plan(**small | words)["segment"] == 1
+
+    command = [sys.executable, "-m", "reco.cli", "segment", str(photos), "--experiment"]
+    command += ["stamps-small", "--concepts", "tiger, lemon", "--out", "found"]
+    environment = {**os.environ, "PYTHONPATH": str(project.folder / "src")}
+    done = subprocess.run(
+        command, cwd=project.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tiger" in done.stdout and "of 12" in done.stdout
+    assert project.plan(**small) == {}

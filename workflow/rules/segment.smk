@@ -6,6 +6,7 @@ Of a benchmark, `masks/train` (the pseudo-masks of ReCo+, by the best method) an
 method of the tables), one job per split.
 """
 
+
 rule segment:
     input:
         embeddings=rules.gather.output.embeddings,
@@ -14,7 +15,15 @@ rule segment:
         features=ancient([EXPERIMENT.features(slug) for slug in TARGETS]),
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("retrieval", "dense", "encoder"),
-        code=code("segment", "segmenter", "segmentation", "photos", "crf", "background", "doubt"),
+        code=code(
+            "segment",
+            "segmenter",
+            "segmentation",
+            "photos",
+            "crf",
+            "background",
+            "doubt",
+        ),
     output:
         masks=directory(f"{RESULTS}/photos/{{folder}}/masks"),
         overlays=directory(f"{RESULTS}/photos/{{folder}}/overlays"),
@@ -66,7 +75,11 @@ rule segment:
         # Whatever changes what is found.
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         state=STATE.get("photos"),
-        settings=[SETTINGS.background, SETTINGS.sizes.benchmark, SETTINGS.crf.model_dump()],
+        settings=[
+            SETTINGS.background,
+            SETTINGS.sizes.benchmark,
+            SETTINGS.crf.model_dump(),
+        ],
     shell:
         """
         reco --log {log} segment {params.photos:q} \
