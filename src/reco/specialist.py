@@ -1,12 +1,14 @@
 """Specialist: a small segmenter of one concept that ReCo teaches, and that needs no index after.
 
-The word is learned from the index as ever; ReCo's masks of its archive, which take some tenths of a
-second and every network of the config each, are what a DeepLabv3+ learns from. Images of the index
-that are unlike the word are shown to it as background alone, for else it would meet nothing that
-it must not take for the concept. What is trained is one folder that can be carried elsewhere.
+The word is learned from the index as ever, and ReCo's masks of its archive are what a DeepLabv3+
+learns from, with two changes that measurements speak for (docs/specialist.md). Images of the index
+that are unlike the word are shown to it as background alone, for else it would meet little that it
+must not take for the concept. And of each mask, which is rather too large, the less salient half is
+left open. What is trained is one folder that can be carried elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -43,15 +45,17 @@ from reco.segmenter import Learned, Picture, Segmenter, as_picture, fit
 from reco.train import PACKAGED_WEIGHTS, build, normalisation, predict, predict_picture, train
 
 FORMAT = 1
-FILES = ("model.json", "model.safetensors", "model.onnx", "curve.csv", "overview.png")
-FILES += ("evaluation.json",)
-ITERATIONS = 150
+FILES = (
+    *("model.json", "model.safetensors", "model.onnx"),
+    *("curve.csv", "overview.png", "evaluation.json"),
+)
+ITERATIONS = 100
 THRESHOLD = 0.5
 CONCEPT = 1  # the class; 0 is background
 TOLERANCE = 1e-4  # between what ONNX Runtime and torch say of a pixel
 SHOWN = 6  # photographs in overview.png
 PACKAGES = ("numpy", "pillow", "segmentation-models-pytorch", "timm", "torch", "torchvision")
-NO_ONNX = "pip install onnx onnxruntime onnxscript"
+ONNX = "pip install onnx onnxruntime"
 
 
 class Example(Section):
@@ -129,7 +133,9 @@ class Specialist:
         """
         picture = as_picture(image)
         small = np.array(fit(picture, self.description.size))
-        scores = maps = predict_picture(self.network, small, self.normalise, self.device).exp().cpu()
+        scores = maps = (
+            predict_picture(self.network, small, self.normalise, self.device).exp().cpu()
+        )
         if crf:
             settings = self.description.crf
             shares = shrink(maps, settings.size).contiguous().numpy()
@@ -160,7 +166,7 @@ class Lesson:
 
     Attributes:
         picture: (h, w, 3) uint8.
-        labels: (h, w) int32, 1 = the concept, 0 = background.
+        labels: (h, w) int32, 1 = the concept, 0 = background, -1 = not learned from.
     """
 
     picture: np.ndarray
@@ -208,10 +214,12 @@ def make_lessons(
     def masked(path: Path) -> Lesson:
         lesson = shrunk(path)
         found = segmenter.segment(path, [learned.concept], background=True, doubtful=True)
-        labels = Image.fromarray(found.labels).resize(
-            lesson.labels.shape[::-1], Image.Resampling.NEAREST
-        )
-        return Lesson(lesson.picture, np.where(np.asarray(labels) == 0, CONCEPT, 0))
+        salient = found.maps[0]
+        labels = Image.fromarray(found.labels).resize(salient.shape[::-1], Image.Resampling.NEAREST)
+        inside = np.asarray(labels) == 0
+        least = np.median(salient[inside]) if inside.any() else 0.0
+        sure = np.where(salient >= least, CONCEPT, IGNORE)
+        return Lesson(lesson.picture, np.where(inside, sure, 0).astype(np.int32))
 
     archive = [item.path for item in learned.archive]
     others = learned.unlike[: len(archive)] if unlike else ()
@@ -253,9 +261,7 @@ def _write(lesson: Lesson, folder: Path, number: int) -> tuple[Path, Path]:
     return picture, labels
 
 
-def _describe(
-    segmenter: Segmenter, learned: Learned, settings: Train, lessons: int
-) -> Description:
+def _describe(segmenter: Segmenter, learned: Learned, settings: Train, lessons: int) -> Description:
     config, root = segmenter.config, Experiment(segmenter.config).index_root
     statistics = normalisation(settings.encoder)
     archive = [item.path for item in learned.archive]
@@ -387,53 +393,43 @@ class Portable(nn.Module):
 
     def __init__(self, specialist: Specialist) -> None:
         super().__init__()
-        self.network = specialist.network
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(specialist.description, name))[:, None, None]
-            self.register_buffer(name, values, persistent=False)
+        self.network, described = specialist.network, specialist.description
+        self.mean, self.std = torch.tensor(described.mean), torch.tensor(described.std)
 
     def forward(self, picture: Tensor) -> Tensor:
         """Normalise, pad, predict, cut."""
-        pixels = picture.permute(2, 0, 1).float() / 255
-        maps = predict(self._maps, ((pixels - self.mean) / self.std)[None])
-        return maps[0, CONCEPT].exp()
-
-    def _maps(self, pixels: Tensor) -> Tensor:
-        """The network without its check of the sides, which would fix them in the export."""
-        network = self.network
-        return network.segmentation_head(network.decoder(network.encoder(pixels)))
+        pixels = ((picture.float() / 255 - self.mean) / self.std).permute(2, 0, 1)
+        return predict(self.network, pixels[None])[0, CONCEPT].exp()
 
 
 def export_onnx(specialist: Specialist, path: Path, pictures: Sequence[np.ndarray]) -> float:
     """Write a specialist as ONNX, of any height and width.
 
     Args:
-        pictures: (h, w, 3) uint8 of several sizes, on which ONNX Runtime has to say what torch says.
+        pictures: (h, w, 3) uint8 of several sizes, on which ONNX Runtime has to agree with torch.
 
     Returns:
         the largest difference of a probability.
 
     Raises:
-        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        ImportError: onnx or onnxruntime is not installed.
         RecoError: the two differ; nothing is written.
     """
-    import onnx  # noqa: F401
-    import onnxscript  # noqa: F401
+    import onnx  # noqa: F401, the exporter's error would be a longer one
     from onnxruntime import InferenceSession
 
     portable = Portable(specialist).cpu().eval()
-    sides = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, warnings.catch_warnings():
+        # Of the exporter that traces: the other one takes minutes for this network.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             portable,
             (torch.from_numpy(pictures[0]),),
             temporary,
             input_names=["picture"],
             output_names=["probability"],
-            dynamic_shapes=(sides,),
-            external_data=False,
-            dynamo=True,
-            verbose=False,
+            dynamic_axes={"picture": {0: "height", 1: "width"}},
+            dynamo=False,
         )
         session = InferenceSession(temporary, providers=["CPUExecutionProvider"])
         worst = 0.0
@@ -445,7 +441,195 @@ def export_onnx(specialist: Specialist, path: Path, pictures: Sequence[np.ndarra
         portable.network.to(specialist.device)
         if not worst <= TOLERANCE:
             raise RecoError(
-                f"{path}: ONNX Runtime and torch differ by {worst:.2g}: not written; use other "
-                "versions of onnx, onnxscript and onnxruntime"
+                f"{path}: ONNX Runtime and torch differ by {worst:.2g}: not written; install other "
+                "versions of onnx and onnxruntime"
             )
     return worst
+
+
+# ---- looks and scores -------------------------------------------------------------------------
+
+
+def overview(specialist: Specialist, shown: Sequence[Lesson], others: Sequence[Lesson]) -> Figure:
+    """Photographs that were learned from, what ReCo taught, and what the specialist finds in them.
+
+    Args:
+        shown, others: of `make_lessons`; some of the first, and one of the second.
+    """
+    places = np.linspace(0, len(shown) - 1, min(SHOWN - 1, len(shown))).round().astype(int)
+    lessons = [*(shown[place] for place in places), *others[:1]]
+    figure = Figure(figsize=(6.5, 2.2 * len(lessons)), layout="constrained")
+    axes = figure.subplots(len(lessons), 3, squeeze=False)
+    for row, lesson in zip(axes, lessons, strict=True):
+        found = specialist.segment(lesson.picture).labels
+        taught = np.choose(lesson.labels + 1, [1, IGNORE, 0])  # what is open: the second colour
+        pictures = (lesson.picture, paint(lesson.picture, taught), paint(lesson.picture, found))
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture)
+            axis.set_axis_off()
+    word = specialist.description.word
+    titles = ("photograph", f"taught: {word}; open", f"found: {word}")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title if len(title) < 40 else title[:39] + "…", fontsize=9)
+    return figure
+
+
+def pair_photographs(photos: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Photographs and their masks: PNG files of the same name, at the same place.
+
+    Photographs without a mask are left out.
+
+    Raises:
+        RecoError: no folder, no mask, a mask without a photograph, or sizes that differ.
+    """
+    images = _by_stem(photos, find_images(photos))
+    pairs = []
+    for name in find_images(masks, {".png"}):
+        stem = name.rsplit(".", 1)[0]
+        if stem not in images:
+            raise RecoError(f"{masks / name}: no photograph {stem}.* in {photos}: take it out")
+        check_sizes(images[stem], masks / name)
+        pairs.append((images[stem], masks / name))
+    if not pairs:
+        raise RecoError(f"{masks}: holds no masks: PNG files named as the photographs")
+    return pairs
+
+
+def _by_stem(root: Path, names: Iterable[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name in names:
+        stem = name.rsplit(".", 1)[0]
+        if found.setdefault(stem, root / name) != root / name:
+            raise RecoError(f"{root / name} and {found[stem]} would share a mask: rename one")
+    return found
+
+
+def evaluate(
+    segment: Callable[[Path], Segmentation], pairs: Sequence[tuple[Path, Path]]
+) -> dict[str, float]:
+    """IoU, precision and recall of the concept's pixels, all photographs together.
+
+    Args:
+        segment: photograph -> what was found; its first name is the concept.
+        pairs: photographs and masks, where any value but 0 is the concept.
+
+    Raises:
+        RecoError: a file cannot be read.
+    """
+    matrix = ConfusionMatrix(2)
+    for photo, mask in track(pairs, "evaluate"):
+        matrix.update(_read_binary(mask), segment(photo).labels == 0)
+    (_, false), (missed, hit) = matrix.counts
+    return {
+        "iou": round(float(matrix.iou[CONCEPT]), 6),
+        "precision": round(float(hit / max(1, hit + false)), 6),
+        "recall": round(float(hit / max(1, hit + missed)), 6),
+    }
+
+
+def _read_binary(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RecoError(f"{path}: not a readable mask: {error}") from None
+    if values.ndim != 2:
+        raise RecoError(f"{path}: has colours: a mask has one channel, 0 = not the concept")
+    return values != 0
+
+
+# ---- the commands -----------------------------------------------------------------------------
+
+
+def make_specialist(
+    segmenter: Segmenter,
+    word: str,
+    folder: Path,
+    *,
+    iterations: int = ITERATIONS,
+    doubtful: bool = False,
+    pairs: Sequence[tuple[Path, Path]] = (),
+) -> dict[str, dict[str, float]]:
+    """Learn a word, train a specialist, and write all of its folder.
+
+    Args:
+        pairs: photographs and masks to score it on, and ReCo beside it.
+
+    Returns:
+        the scores by method, also in evaluation.json; empty without `pairs`.
+
+    Raises:
+        RecoError: see `learn_one`, `teach`, `save_specialist`, `evaluate`.
+    """
+    check_out(folder)
+    learned = learn_one(segmenter, word, doubtful=doubtful)
+    shown, others = make_lessons(segmenter, learned)
+    specialist, curve = teach(segmenter, learned, [*shown, *others], iterations)
+    save_specialist(specialist, curve, folder)
+    write_figure(overview(specialist, shown, others), folder / "overview.png")
+    noise = np.random.default_rng(0).integers(0, 256, (97, 131, 3), dtype=np.uint8)
+    try:
+        worst = export_onnx(specialist, folder / "model.onnx", [shown[0].picture, noise])
+        LOG.info("model.onnx: ONNX Runtime differs from torch by %.1g at most", worst)
+    except ImportError as error:
+        LOG.warning("no model.onnx: %s; if you want one: %s", error, ONNX)
+    if not pairs:
+        return {}
+    scores = {
+        "specialist": evaluate(specialist.segment, pairs),
+        "reco": evaluate(
+            lambda photo: segmenter.segment(
+                photo, [learned.concept], background=True, doubtful=True
+            ),
+            pairs,
+        ),
+    }
+    write_json(folder / "evaluation.json", {"photographs": len(pairs), **scores})
+    return scores
+
+
+def segment_photographs(
+    specialist: Specialist,
+    photos: Sequence[Path],
+    out: Path,
+    *,
+    crf: bool = True,
+    threshold: float | None = None,
+) -> int:
+    """Write masks (255 = the concept, 0 = not) and overlays of photographs, one after the other.
+
+    Args:
+        photos: files, and folders that are searched for images.
+        out: gets masks/<name>.png and overlays/<name>.jpg.
+
+    Returns:
+        how many there were.
+
+    Raises:
+        RecoError: no photographs, or two of one name; and at the end, if some files could not be
+            read: which. The others are done.
+    """
+    named: dict[str, Path] = {}
+    for place in photos:
+        inside = _by_stem(place, find_images(place)) if place.is_dir() else {place.stem: place}
+        for stem, path in inside.items():
+            if named.setdefault(stem, path) != path:
+                raise RecoError(f"{path} and {named[stem]} would share a mask: rename one")
+    if not named:
+        raise RecoError(f"{', '.join(map(str, photos))}: no photographs there")
+    bad = []
+    for stem, path in track(named.items(), "segment"):
+        try:
+            picture = read_image(path)
+        except RecoError as error:
+            bad.append(str(error))
+            continue
+        found = specialist.segment(picture, crf=crf, threshold=threshold)
+        with atomic(out / "masks" / f"{stem}.png") as temporary:
+            mask = np.where(found.labels == 0, 255, 0).astype(np.uint8)
+            Image.fromarray(mask).save(temporary, format="PNG")
+        with atomic(out / "overlays" / f"{stem}.jpg") as temporary:
+            found.overlay().save(temporary, format="JPEG", quality=90)
+    if bad:
+        raise RecoError("\n".join([f"{len(bad)} of {len(named)} files were left out:", *bad]))
+    return len(named)
