@@ -183,7 +183,7 @@ def learn_one(segmenter: Segmenter, word: str, *, doubtful: bool = False) -> Lea
     check_word(word)
     (learned,) = segmenter.learn(word)
     if learned.doubt and not doubtful:
-        raise RecoError(learned.doubt)
+        raise RecoError(f"{learned.doubt}; --doubtful trains all the same")
     if learned.doubt:
         LOG.warning("%s", learned.doubt)
     return learned
