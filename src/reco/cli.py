@@ -464,6 +464,87 @@ def segment_plus(
     segment_plus(_experiment(config_file), images, weights, model, masks, workers)
 
 
+# ---- specialist -------------------------------------------------------------------------------
+
+
+@commands.command()
+@click.argument("word")
+@click.option("--index", type=FILE, help="Folder of photographs to learn the word from.")
+@click.option(
+    "--experiment", default="stamps", show_default=True, help="Whose index and settings are used."
+)
+@click.option("--out", type=FILE, help="Folder to write.  [default: the word]")
+@click.option("--photos", type=FILE, help="Folder of photographs to score it on.")
+@click.option("--masks", type=FILE, help="Folder of their masks: PNG, 0 = not the concept.")
+@click.option("--archive-size", type=click.IntRange(1), help="Images to learn the word from.")
+@click.option(
+    "--iterations", type=click.IntRange(1), default=100, show_default=True, help="Training steps."
+)
+@click.option("--doubtful", is_flag=True, help="Go on if no image of the index looks like it.")
+def specialist(
+    word: str,
+    index: Path | None,
+    experiment: str,
+    out: Path | None,
+    photos: Path | None,
+    masks: Path | None,
+    archive_size: int | None,
+    iterations: int,
+    doubtful: bool,
+) -> None:
+    """Train a small segmenter of one WORD, which needs no index after.
+
+    Writes weights, their description, ONNX, the learning curve and a picture to look at; with
+    masks, the scores too. `reco specialist-segment` runs it.
+    """
+    from reco.concepts import slugify
+    from reco.segmenter import load
+    from reco.specialist import check_out, check_word, make_specialist, pair_photographs
+
+    check_word(word)
+    if (photos is None) != (masks is None):
+        raise RecoError("--photos and --masks go together: name both folders")
+    folder = out or Path(slugify(word.strip()))
+    check_out(folder)
+    pairs = pair_photographs(photos, masks) if photos and masks else []
+    segmenter = load(experiment, index=index, archive_size=archive_size)
+    scores = make_specialist(
+        segmenter, word, folder, iterations=iterations, doubtful=doubtful, pairs=pairs
+    )
+    for name, values in scores.items():
+        shown = ", ".join(f"{key} {value:.3f}" for key, value in values.items())
+        click.echo(f"{name}, {len(pairs)} photographs: {shown}")
+    click.echo(f"{folder}: look at overview.png; run it with 'reco specialist-segment'")
+
+
+@commands.command("specialist-segment")
+@click.argument("model", type=FILE)
+@click.argument("photos", type=FILE, nargs=-1, required=True)
+@click.option("--out", type=FILE, required=True, help="Folder to write: masks/ and overlays/.")
+@click.option("--crf/--no-crf", default=True, show_default=True, help="Follow edges; slower.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Least probability.  [default: the model's]"
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+def specialist_segment(
+    model: Path,
+    photos: tuple[Path, ...],
+    out: Path,
+    crf: bool,
+    threshold: float | None,
+    device: str,
+) -> None:
+    """Segment PHOTOS (files and folders) with MODEL, a folder of `reco specialist`.
+
+    Masks have the photographs' sizes, 255 where the concept is. Nothing but MODEL is needed.
+    """
+    from reco.specialist import load_specialist, segment_photographs
+
+    loaded = load_specialist(model, device)
+    count = segment_photographs(loaded, photos, out, crf=crf, threshold=threshold)
+    click.echo(f"{out}: masks and overlays of {count} photographs")
+
+
 # ---- evaluate ---------------------------------------------------------------------------------
 
 

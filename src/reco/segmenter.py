@@ -76,6 +76,7 @@ class Learned:
         archive: the images that it was learned from, the nearest first.
         threshold: saliency below which a pixel is background; see `reco.background`.
         doubt: what speaks against the archive; "" = nothing; see `reco.doubt`.
+        unlike: images drawn from the index that are unlike the concept, the least alike first.
     """
 
     concept: Concept
@@ -85,6 +86,7 @@ class Learned:
     archive: tuple[Archived, ...]
     threshold: float
     doubt: str
+    unlike: tuple[Path, ...] = ()
 
 
 def load(
@@ -277,6 +279,7 @@ class Segmenter:
             archive,
             threshold(salient[0], salient[1]),
             self._doubt(plan, concept, rows, texts["retrieval"]),
+            tuple(self._sample.paths[place] for place in unlike),
         )
 
     def _saliency(
@@ -326,6 +329,7 @@ class Segmenter:
         places = embed_features(plan, keys, self._loader)
         kept = [rows[row][1] for row in drawn]
         return Sample(
+            [keys[key] for key in kept],
             np.asarray(self._embeddings[drawn], np.float32),
             read_places([places["encoder"][key] for key in kept]),
             read_places([places["dense"][key] for key in kept]),
@@ -402,6 +406,7 @@ class Segmenter:
 class Sample:
     """Images drawn from the index: embeddings (m, d), features (m, c, h, w) and (m, d', h', w')."""
 
+    paths: list[Path]
     embeddings: np.ndarray
     encoder: np.ndarray
     dense: np.ndarray
