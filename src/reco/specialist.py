@@ -37,6 +37,7 @@ from reco.files import atomic, read_json, sha256, write_json
 from reco.folder import IGNORE, find_images, read_image, write_labels, write_table
 from reco.metrics import ConfusionMatrix
 from reco.models.packaged import convert
+from reco.photos import find_photos
 from reco.progress import LOG, track
 from reco.refine import mean_field, shrink
 from reco.revision import read_revision
@@ -609,26 +610,19 @@ def segment_photographs(
         RecoError: no photographs, or two of one name; and at the end, if some files could not be
             read: which. The others are done.
     """
-    named: dict[str, Path] = {}
-    for place in photos:
-        inside = _by_stem(place, find_images(place)) if place.is_dir() else {place.stem: place}
-        for stem, path in inside.items():
-            if named.setdefault(stem, path) != path:
-                raise RecoError(f"{path} and {named[stem]} would share a mask: rename one")
-    if not named:
-        raise RecoError(f"{', '.join(map(str, photos))}: no photographs there")
+    named = find_photos(photos)
     bad = []
-    for stem, path in track(named.items(), "segment"):
+    for photo in track(named, "segment"):
         try:
-            picture = read_image(path)
+            picture = read_image(photo.path)
         except RecoError as error:
             bad.append(str(error))
             continue
         found = specialist.segment(picture, crf=crf, threshold=threshold)
-        with atomic(out / "masks" / f"{stem}.png") as temporary:
+        with atomic(out / "masks" / f"{photo.stem}.png") as temporary:
             mask = np.where(found.labels == 0, 255, 0).astype(np.uint8)
             Image.fromarray(mask).save(temporary, format="PNG")
-        with atomic(out / "overlays" / f"{stem}.jpg") as temporary:
+        with atomic(out / "overlays" / f"{photo.stem}.jpg") as temporary:
             found.overlay().save(temporary, format="JPEG", quality=90)
     if bad:
         raise RecoError("\n".join([f"{len(bad)} of {len(named)} files were left out:", *bad]))
