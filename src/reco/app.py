@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 NAMES = [HOST, "localhost"]  # a page of another name may not talk to this one through the browser
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # browsers keep to it
+PREVIEW = 640  # pixels of the longer side
 SQUARE = 256  # pixels of a side of an archive image
 RING = 0.07  # radius of a seed's mark, in sides
 NONE = "none of these"
@@ -46,6 +47,7 @@ HINT = (
 FONTS = ["system-ui", "sans-serif"]  # those of the machine
 CSS = """
 .trouble textarea { font-weight: 600; }
+#asked { position: sticky; top: 1rem; align-self: flex-start; }
 .archive .grid-wrap { padding-top: 1.6rem; max-height: none; }
 """
 
@@ -194,7 +196,7 @@ def build(segmenter: Segmenter) -> "Blocks":
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(INTRO)
         with gr.Row():
-            with gr.Column(scale=1, min_width=280):
+            with gr.Column(scale=1, min_width=280, elem_id="asked"):
                 # Not gr.Image: it would decode the file itself, and fail its own way.
                 photo = gr.File(label="Photo", height=140, elem_id="photo")
                 preview = gr.Image(
@@ -232,6 +234,8 @@ def build(segmenter: Segmenter) -> "Blocks":
         def look(photo: str | None) -> tuple[dict, dict]:
             try:
                 picture = open_photo(photo) if photo else None
+                if picture:
+                    picture.thumbnail((PREVIEW, PREVIEW))
             except RecoError as error:
                 return gr.update(visible=False), gr.update(value=str(error), visible=True)
             return gr.update(value=picture, visible=bool(photo)), gr.update(visible=False)
@@ -240,14 +244,14 @@ def build(segmenter: Segmenter) -> "Blocks":
     return page
 
 
-def _show(gr: ModuleType, answer: Answer) -> None:
-    """Lay out an answer."""
-    if answer.trouble:
-        _trouble(gr, answer.trouble)
-    if answer.overlay:
+def _show(gr: ModuleType, found: Answer) -> None:
+    """Lay out an found."""
+    if found.trouble:
+        _trouble(gr, found.trouble)
+    if found.overlay:
         with gr.Row():
             gr.Image(
-                answer.overlay,
+                found.overlay,
                 label="Found",
                 format="png",
                 height=400,
@@ -258,16 +262,17 @@ def _show(gr: ModuleType, answer: Answer) -> None:
             )
             with gr.Column(scale=1, min_width=320):
                 gr.Dataframe(
-                    [list(row) for row in answer.table],
+                    [list(row) for row in found.table],
                     headers=HEADERS,
                     datatype="str",
                     interactive=False,
                     wrap=True,
+                    column_widths=["24%", "22%", "54%"],
                     buttons=[],
                     elem_id="table",
                 )
                 gr.Markdown(HINT)
-    for place, word in enumerate(answer.words):
+    for place, word in enumerate(found.words):
         with gr.Row(elem_id=f"word-{place}"):
             if word.map:
                 gr.Image(
@@ -324,8 +329,8 @@ def serve(
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     with _listen(port) as listener, TemporaryDirectory(prefix="reco-app-") as folder:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = build(load(experiment, index=index, config=config))
         outer = FastAPI(openapi_url=None)
@@ -361,7 +366,8 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server((HOST, port))
     except OSError as error:
         raise RecoError(
-            f"port {port} of {HOST}: {error.strerror}: end what uses it, or give another --port"
+            f"port {port} of {HOST}: {os.strerror(error.errno or 0)}: end what uses it, or name "
+            "another with --port"
         ) from None
 
 
