@@ -217,7 +217,7 @@ def build(segmenter: Segmenter) -> "Blocks":
                     False, label="look for words in doubt, too", elem_id="doubtful"
                 )
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=320, elem_id="answer"):
 
                 @gr.render(
                     inputs=[photo, words, background, doubtful],
