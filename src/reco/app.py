@@ -222,7 +222,7 @@ def build(segmenter: Segmenter) -> "Blocks":
                 @gr.render(
                     inputs=[photo, words, background, doubtful],
                     triggers=[button.click, words.submit],
-                    trigger_mode="once",
+                    trigger_mode="always_last",
                     concurrency_limit=1,
                 )
                 def show(photo: str | None, words: str, background: bool, doubtful: bool) -> None:
@@ -245,44 +245,48 @@ def build(segmenter: Segmenter) -> "Blocks":
 
 
 def _show(gr: ModuleType, found: Answer) -> None:
-    """Lay out an found."""
-    if found.trouble:
-        _trouble(gr, found.trouble)
-    if found.overlay:
-        with gr.Row():
-            gr.Image(
-                found.overlay,
-                label="Found",
-                format="png",
-                height=400,
-                scale=1,
-                min_width=320,
-                buttons=["download", "fullscreen"],
-                elem_id="overlay",
+    """Lay out an answer.
+
+    Every answer has the same parts in the same order, those that it lacks unseen: Gradio's script
+    gives a part the place, and for a moment the value, of the one that was there before, and stops
+    where their kinds differ.
+    """
+    some = found.overlay is not None
+    _trouble(gr, found.trouble, visible=bool(found.trouble))
+    with gr.Row(visible=some):
+        gr.Image(
+            found.overlay,
+            label="Found",
+            format="png",
+            height=400,
+            scale=1,
+            min_width=320,
+            buttons=["download", "fullscreen"],
+            elem_id="overlay",
+        )
+        with gr.Column(scale=1, min_width=320):
+            gr.Dataframe(
+                [list(row) for row in found.table],
+                headers=HEADERS,
+                datatype="str",
+                interactive=False,
+                wrap=True,
+                column_widths=["24%", "22%", "54%"],
+                buttons=[],
+                elem_id="table",
             )
-            with gr.Column(scale=1, min_width=320):
-                gr.Dataframe(
-                    [list(row) for row in found.table],
-                    headers=HEADERS,
-                    datatype="str",
-                    interactive=False,
-                    wrap=True,
-                    column_widths=["24%", "22%", "54%"],
-                    buttons=[],
-                    elem_id="table",
-                )
-                gr.Markdown(HINT)
+            gr.Markdown(HINT)
     for place, word in enumerate(found.words):
         with gr.Row(elem_id=f"word-{place}"):
-            if word.map:
-                gr.Image(
-                    word.map,
-                    label=f"Saliency of {word.name}",
-                    scale=1,
-                    min_width=200,
-                    buttons=["fullscreen"],
-                    elem_classes="map",
-                )
+            gr.Image(
+                word.map,
+                label=f"Saliency of {word.name}",
+                visible=word.map is not None,
+                scale=1,
+                min_width=200,
+                buttons=["fullscreen"],
+                elem_classes="map",
+            )
             gr.Gallery(
                 word.archive,
                 label=f"Archive of {word.name}",
@@ -294,7 +298,7 @@ def _show(gr: ModuleType, found: Answer) -> None:
             )
 
 
-def _trouble(gr: ModuleType, text: str, visible: bool = True) -> object:
+def _trouble(gr: ModuleType, text: str, *, visible: bool) -> object:
     """A sentence in a field of text: nothing in it is taken for HTML or Markdown."""
     return gr.Textbox(
         text,
