@@ -333,10 +333,11 @@ class Visitor:
         self.page.goto(server.address)
         self.page.wait_for_selector("#segment")
 
-    def upload(self, path: Path) -> None:
+    def upload(self, path: Path, sign: str = "#preview img") -> None:
+        """Its name is there before the file is; what is made of it, after."""
         self.page.set_input_files("#photo input[type=file]", path)
         self.page.wait_for_selector(f"#photo :text({path.stem!r})")
-        self.page.wait_for_selector("#preview img, .trouble textarea")
+        self.page.wait_for_selector(sign)
 
     def press(self, words: str) -> None:
         self.page.fill("#words textarea", words)
@@ -373,12 +374,12 @@ def test_a_person_sees_overlay_table_maps_and_archives(visitor, server):
         "document.querySelectorAll('#answer .archive .thumbnail-lg img').length == 8"
     )
     cell = "#table [role=gridcell]"
-    page.wait_for_selector(f"{cell}:has-text('none of these')")
+    page.wait_for_selector(f"{cell}:has-text('toucan')")
     cells = [text.strip() for text in page.locator(cell).all_inner_texts()]
     rows = [cells[at : at + 3] for at in range(0, len(cells), 3)]
     found = {row[0]: row[1:] for row in rows}
-    assert list(found) == ["cheetah", "toucan", "none of these"], rows
-    assert 3 < float(found["cheetah"][0].rstrip("%")) < 97 and found["cheetah"][1] == "none"
+    assert list(found)[:2] == ["cheetah", "toucan"], rows
+    assert float(found["cheetah"][0].rstrip("%")) > 20 and found["cheetah"][1] == "none"
     assert found["toucan"][0] == "not looked for"
     assert found["toucan"][1].startswith("no image of this index looks like 'toucan'")
     captions = page.locator("#word-0 .caption-label").all_inner_texts()
@@ -395,7 +396,7 @@ def test_mistakes_are_sentences_and_the_server_goes_on(visitor, server, tmp_path
     visitor.press("cheetah")
     assert visitor.trouble().startswith("no photo was given")
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    visitor.upload(tmp_path / "broken.jpg")
+    visitor.upload(tmp_path / "broken.jpg", "#asked .trouble textarea")
     early = visitor.page.input_value("#asked .trouble textarea")
     assert early.startswith("broken.jpg: not a readable image")
     visitor.press("cheetah")
