@@ -42,7 +42,7 @@ INTRO = (
 HINT = (
     "Below: where each word may be, and the photographs it was learned from, the nearest first, "
     "with the similarity of photograph and word. Yellow: what they have in common. Circle: the "
-    "seed, the part whose mean is the word's reference."
+    "seed; the mean of all seeds stands for the word."
 )
 FONTS = ["system-ui", "sans-serif"]  # those of the machine
 CSS = """
