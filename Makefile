@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce pull push test test-slow test-slurm test-gpu bench lint types format lock audit clean
+.PHONY: help reproduce pull push test test-slow test-slurm test-browser test-gpu bench lint types format lock audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -41,6 +41,10 @@ test-slow: .venv/installed
 # make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm
+
+# make test-browser: the page of reco app in a headless Chromium; as root, apt-get installs it
+test-browser: .venv/installed
+	$(BIN)/python -m pytest -m browser
 
 # make test-gpu:  what needs a GPU; no other test does
 test-gpu: .venv/installed

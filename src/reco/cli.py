@@ -908,6 +908,20 @@ def figure_training(curve: Path, run: Path, files: tuple[Path, ...]) -> None:
 
 
 @commands.command()
+@click.option(
+    "--experiment", default="stamps", show_default=True, help="Whose index and settings are used."
+)
+@click.option("--index", type=FILE, help="A folder of photographs to learn from instead.")
+@click.option("--config", "config_file", type=FILE, help="A config instead of the experiment's.")
+@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
+def app(experiment: str, index: Path | None, config_file: Path | None, port: int) -> None:
+    """Serve a page to play with, to this machine alone: a photo and words in, masks out."""
+    from reco.app import serve
+
+    serve(experiment, index=index, config=config_file, port=port)
+
+
+@commands.command()
 @click.option("--schema", type=FILE, required=True, help="JSON schema to write.")
 def schema(schema: Path) -> None:
     """Write the JSON schema of the config, for editors and tests."""

@@ -131,7 +131,7 @@ def load(
         embed_index(Experiment(settings), loader)
     usable = sum(1 for _ in open(Experiment(settings).usable, encoding="utf-8")) - 1
     wanted = archive_size or settings.archive_size
-    if archive_size or usable < wanted:
+    if archive_size or usable < max(settings.all_archive_sizes):
         sizes = {"archive_size": min(wanted, usable), "archive_sizes": []}
         settings = settings.model_copy(update=sizes)
     return Segmenter(settings, loader)
