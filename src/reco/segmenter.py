@@ -114,7 +114,7 @@ def load(
     settings = config if isinstance(config, Config) else _find_config(experiment, config)
     if archive_size is not None and archive_size < 1:
         raise RecoError(f"archive size {archive_size}: must be at least 1")
-    loader = cache(models.load)
+    loader = keeping_loader()
     if index is None:
         plan = Experiment(settings)
         if not Path(plan.embeddings).exists():
@@ -135,6 +135,27 @@ def load(
         sizes = {"archive_size": min(wanted, usable), "archive_sizes": []}
         settings = settings.model_copy(update=sizes)
     return Segmenter(settings, loader)
+
+
+def keeping_loader() -> models.Loader:
+    """`reco.models.load` that loads each model once, however its options are written."""
+
+    @cache
+    def kept(
+        spec: str, device: str, statistics: models.Statistics, precision: models.Precision
+    ) -> models.Backend:
+        return models.load(spec, device=device, statistics=statistics, precision=precision)
+
+    def load(
+        spec: str,
+        *,
+        device: str,
+        statistics: models.Statistics = "own",
+        precision: models.Precision = "full",
+    ) -> models.Backend:
+        return kept(spec, device, statistics, precision)
+
+    return load
 
 
 def embed_index(experiment: Experiment, loader: models.Loader) -> None:

@@ -83,7 +83,7 @@ rule segment:
     shell:
         """
         reco --log {log} segment {params.photos:q} \
-            --out {params.out} \
+            --out {params.out:q} \
             --skip
         """
 
