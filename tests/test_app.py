@@ -18,13 +18,14 @@ import yaml
 from conftest import ROOT
 from PIL import Image, ImageOps
 
-from reco.app import answer, archive_picture, archive_pictures, build, open_photo, table
+from reco.app import answer, build, open_photo, table
 from reco.cli import commands
 from reco.concepts import parse_concepts
 from reco.errors import RecoError
 from reco.folder import read_image
 from reco.segmentation import Segmentation
 from reco.segmenter import Archived, Learned
+from reco.sheets import archive_picture, archive_pictures
 
 DOUBT = "no image of this index looks like {name!r}"
 

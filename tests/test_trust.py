@@ -86,7 +86,7 @@ def test_the_scan_finds(text):
 
 
 # Placeholders whose text a user writes; Snakemake's :q quotes it for the shell.
-USERS = {"params.model", "params.source"}
+USERS = {"params.model", "params.source", "params.photos", "params.out"}
 # Placeholders that hold only names and numbers of ours: paths, slugs, fingerprints, counts.
 OURS = {
     *("log", "threads", "input", "output"),

@@ -7,21 +7,19 @@ uploaded goes through `Segmenter` and `read_image` like anything else, and is sh
 import os
 import signal
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 
 from reco.errors import RecoError
-from reco.figures import HEAT
 from reco.folder import read_image
 from reco.progress import LOG
-from reco.segmenter import Archived, Learned, Segmenter, load
+from reco.segmenter import Learned, Segmenter, load
+from reco.sheets import archive_pictures
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -30,8 +28,6 @@ HOST = "127.0.0.1"
 NAMES = [HOST, "localhost"]  # a page of another name may not talk to this one through the browser
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # browsers keep to it
 PREVIEW = 640  # pixels of the longer side
-SQUARE = 256  # pixels of a side of an archive image
-RING = 0.07  # radius of a seed's mark, in sides
 NONE = "none of these"
 HEADERS = ["word", "share of pixels", "doubt"]
 TITLE = "ReCo: words in, masks out"
@@ -148,37 +144,6 @@ def table(
     ]
     rest = 1 - sum(shares.values())
     return [*rows, (NONE, f"{rest:.1%}", "")] if rest > 1e-9 else rows
-
-
-def archive_pictures(archive: Sequence[Archived]) -> list[tuple[Image.Image, str]]:
-    """Every image of an archive as `archive_picture` draws it, captioned with its similarity."""
-    if not archive:
-        return []
-    low, high = np.percentile(np.stack([image.support for image in archive]), [2, 98])
-    return [
-        (archive_picture(image, float(low), float(high)), f"{image.similarity:.2f}")
-        for image in archive
-    ]
-
-
-def archive_picture(image: Archived, low: float, high: float) -> Image.Image:
-    """The centre square of an image, its support between `low` and `high` as heat, its seed ringed.
-
-    Raises:
-        RecoError: the file is gone, or no image.
-    """
-    size = (SQUARE, SQUARE)
-    square = ImageOps.fit(read_image(image.path), size, Image.Resampling.BICUBIC)
-    pale = Image.blend(square, square.convert("L").convert("RGB"), 0.5)
-    share = ((image.support - low) / max(high - low, 1e-9)).clip(0, 1).astype(np.float32)
-    smooth = Image.fromarray(share).resize(size, Image.Resampling.BILINEAR)
-    heat = Image.fromarray(HEAT(np.asarray(smooth), bytes=True))
-    drawn = Image.alpha_composite(pale.convert("RGBA"), heat).convert("RGB")
-    row, column = (share * SQUARE for share in image.seed)
-    draw = ImageDraw.Draw(drawn)
-    for radius, width, color in ((RING + 0.015, 12, "black"), (RING, 5, "white")):
-        draw.circle((column, row), radius * SQUARE, outline=color, width=width)
-    return drawn
 
 
 # ---- the page ---------------------------------------------------------------------------------

@@ -24,14 +24,15 @@ from reco.folder import (
     write_labels,
     write_table,
 )
-from reco.geometry import square
 from reco.progress import LOG, track
-from reco.segmentation import Segmentation
+from reco.segmentation import Segmentation, shorten
 from reco.segmenter import Learned, Segmenter, Words
+from reco.sheets import archive_pictures, sheet
 
 FURTHER = frozenset({".bmp", ".gif", ".tif", ".tiff"})  # beside those of an index
 OVERVIEW = 12  # overlays, and concepts, in the pictures that show some of them
-COLUMNS = 8  # images of an archive
+COLUMNS = 8  # images of an archive; of half as many overlays a row
+SIDE = 480  # pixels of an overlay in a picture of several, and of two images of an archive
 CONCEPTS = ("label", "concept", "archive", "similarity", "threshold", "doubt")
 SUMMARY = ("photo", "label", "concept", "share")
 
@@ -133,7 +134,7 @@ def segment_photos(
     write_table(out / "failed.csv", ["photo", "reason"], failed)
     lost = {name for name, _ in failed}
     _write_overview(out, [photo for photo in photos if photo.name not in lost])
-    _write_archives(out, learned, segmenter.config.sizes.archive)
+    _write_archives(out, learned)
     return failed
 
 
@@ -195,9 +196,7 @@ def summarize(out: Path) -> str:
         shares = [float(row["share"]) for row in rows if row["label"] == concept["label"]]
         found = [share for share in shares if share > 0]
         mean = f"{100 * np.mean(found):.0f} %" if found else "-"
-        name = (
-            concept["concept"] if len(concept["concept"]) <= 30 else concept["concept"][:29] + "…"
-        )
+        name = shorten(concept["concept"], 30)
         note = "in doubt" if concept["doubt"] else ""
         lines.append((name, f"{len(found)} of {len(shares)}", mean, note))
     header = ("concept", "found in", "mean share there", "")
@@ -208,47 +207,34 @@ def summarize(out: Path) -> str:
     )
 
 
-def _write_overview(out: Path, photos: Sequence[Photo], columns: int = 4, side: int = 480) -> None:
-    """A sheet of some overlays, at even steps through the photographs."""
+def _write_overview(out: Path, photos: Sequence[Photo]) -> None:
+    """Draw some overlays, at even steps through the photographs."""
     places = np.linspace(0, len(photos) - 1, min(OVERVIEW, len(photos))).round().astype(int)
     tiles = []
     for place in places.tolist():
         with Image.open(_overlay(out, photos[place])) as image:
-            image.thumbnail((side, side))
+            image.draft("RGB", (SIDE, SIDE))
             tiles.append(image.convert("RGB"))
-    if not tiles:
-        return
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    heights = [max(tile.height for tile in row) for row in rows]
-    sheet = Image.new("RGB", (side * min(columns, len(tiles)), sum(heights)), "white")
-    for i, row in enumerate(rows):
-        for j, tile in enumerate(row):
-            sheet.paste(tile, (j * side + (side - tile.width) // 2, sum(heights[:i])))
-    with atomic(out / "overview.png") as temporary:
-        sheet.save(temporary, format="PNG")
+    rows = [("", tiles[i : i + COLUMNS // 2]) for i in range(0, len(tiles), COLUMNS // 2)]
+    if rows:
+        _write_picture(sheet(rows, SIDE), out / "overview.png")
 
 
-def _write_archives(out: Path, learned: Sequence[Learned], size: int) -> None:
+def _write_archives(out: Path, learned: Sequence[Learned]) -> None:
     """Draw the first images of the first archives, with support and seeds."""
-    from reco.figures import Archive, archives_figure, write_figure  # imports pandas
-
-    shown = [
-        Archive(
-            item.concept.name,
-            "in doubt" if item.doubt else "",
-            [square(read_image(image.path), size) for image in item.archive[:COLUMNS]],
-            np.stack([image.support for image in item.archive[:COLUMNS]]),
-            np.stack(
-                [
-                    np.array(image.seed) * image.support.shape - 0.5
-                    for image in item.archive[:COLUMNS]
-                ]
-            ),
-            [None] * len(item.archive[:COLUMNS]),
+    rows = [
+        (
+            shorten(item.concept.name, 60) + (": in doubt" if item.doubt else ""),
+            [picture for picture, _ in archive_pictures(item.archive[:COLUMNS])],
         )
         for item in learned[:OVERVIEW]
     ]
-    write_figure(archives_figure(shown, COLUMNS), out / "archives.png")
+    _write_picture(sheet(rows, SIDE // 2), out / "archives.png")
+
+
+def _write_picture(picture: Image.Image, path: Path) -> None:
+    with atomic(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def _mask(out: Path, photo: Photo) -> Path:
