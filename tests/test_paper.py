@@ -65,7 +65,7 @@ def test_configs_plan_the_whole_experiment(path, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     plan = job_counts(done.stdout + done.stderr)
     assert plan["retrieve"] == 1 and plan["cosegment"] == SOURCES[path.stem]
-    assert plan["segment"] == (2 if project.config["train"] else 1)
+    assert plan["segment_split"] == (2 if project.config["train"] else 1)
     assert ("train" in plan) == bool(project.config["train"])
 
 

@@ -1,6 +1,7 @@
 """Retrieval against the obvious full sort."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +132,28 @@ def test_damaged_embeddings_are_refused(index, fault):
     with pytest.raises(RecoError, match=r"index\.npy.*make.* again"):
         retrieve_archives(experiment, embeddings, images)
     assert not list(embeddings.parent.rglob("archives/*.csv"))
+
+
+def test_an_archive_does_not_depend_on_the_other_concepts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((500, 64)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    np.save("index.npy", embeddings.astype(np.float16))
+    write_digest(Path("index.npy"))
+    write_table("index.csv", ["path", "key"], [(f"{i}.jpg", f"k{i}") for i in range(500)])
+    names = [f"word {i}" for i in range(40)]
+
+    def archives(names: list[str]) -> dict[str, str]:
+        config = {"experiment": "one", "benchmark": None, "concepts": names, "context": []}
+        plan = Experiment(check_config({**config, "archive_size": 20, "archive_sizes": []}))
+        for slug in plan.sources:
+            text = np.random.default_rng(len(slug) * 1000 + int(slug[5:])).standard_normal(64)
+            Path(plan.text(slug)).parent.mkdir(parents=True, exist_ok=True)
+            unit = (text / np.linalg.norm(text)).astype(np.float32)
+            save_file({"retrieval": unit}, plan.text(slug))
+        retrieve_archives(plan, Path("index.npy"), Path("index.csv"))
+        return {slug: Path(plan.archive(slug)).read_text() for slug in plan.sources}
+
+    alone, together = archives(names[:2]), archives(names)
+    assert alone == {slug: together[slug] for slug in alone}

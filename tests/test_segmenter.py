@@ -115,16 +115,26 @@ def test_another_process_reuses_what_was_learned(segmenter, model, photos):
     assert model.images == images
 
 
+def test_a_new_word_leaves_the_files_of_others_alone(segmenter):
+    segmenter.learn("orange")
+    files = {path: path.stat().st_mtime_ns for path in Path("data").rglob("*.*") if path.is_file()}
+    segmenter.learn("orange, lemon")
+    changed = [path for path, time in files.items() if path.stat().st_mtime_ns != time]
+    assert changed == []
+
+
 def test_the_index_is_embedded_again_when_its_files_change(model, tmp_path):
     make_folder(tmp_path / "mine", index=8)
     index, config = tmp_path / "mine/photos", check_config(CONFIG)
-    load(index=index, config=config)
+    old = load(index=index, config=config).learn("orange")[0]
     before = model.images
     load(index=index, config=config)
     assert model.images == before
-    draw_scene(np.random.default_rng(9))[0].save(index / "new.png")
-    load(index=index, config=config)
-    assert model.images == before + 1
+    picture = Image.new("RGB", (96, 96), SHAPES["orange"])
+    picture.save(index / "new.png")
+    new = load(index=index, config=config).learn("orange")[0]
+    assert "new.png" not in [image.path.name for image in old.archive]
+    assert new.archive[0].path.name == "new.png", "what was learned from the old index is not kept"
 
 
 def test_a_small_index_makes_small_archives(model, tmp_path):

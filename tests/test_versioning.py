@@ -28,8 +28,8 @@ RULES_OF = {
 def test_every_rule_belongs_to_one_stage():
     known = [rule for rules in RULES_OF.values() for rule in rules]
     assert len(known) == len(set(known))
-    # the archive of one concept, a data set of the paper: made when asked for
-    on_demand = {"figure_archive", "download", "rare", "figure_rare"}
+    # the archive of one concept, a data set of the paper, photographs: made when asked for
+    on_demand = {"figure_archive", "download", "rare", "figure_rare", "segment"}
     named = {name for _, name, _ in RULES}
     assert named - on_demand <= set(known) <= named | {"all", "archives", "references"}
 

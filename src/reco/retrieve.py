@@ -128,12 +128,14 @@ def retrieve_archives(experiment: Experiment, embeddings: Path, images: Path) ->
     slugs = experiment.sources
     texts = np.stack([load_file(experiment.text(slug))["retrieval"] for slug in slugs])
     try:
-        rows, scores = retrieve([matrix], texts, k)
+        rows, _ = retrieve([matrix], texts, k)
     except ValueError as error:
         raise RecoError(f"{embeddings}: {error}: {MAKE_AGAIN}") from None
     found = read_rows(images, set(rows.ravel().tolist()))
-    for slug, places, values in zip(slugs, rows.tolist(), scores.tolist(), strict=True):
-        ranked = enumerate(zip(places, values, strict=True), 1)
+    for slug, places, text in zip(slugs, rows, texts, strict=True):
+        # In double precision, so that no digit depends on how many concepts were ranked at once.
+        scores = matrix[places].astype(np.float64) @ text.astype(np.float64)
+        ranked = enumerate(zip(places.tolist(), scores.tolist(), strict=True), 1)
         write_table(
             experiment.archive(slug),
             ["rank", "path", "key", "similarity"],

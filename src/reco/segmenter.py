@@ -242,18 +242,23 @@ class Segmenter:
         return Experiment(self.config.model_copy(update=changes))
 
     def _make(self, plan: Experiment) -> None:
-        """Bring the files of a plan's concepts into being that are not there yet."""
+        """Bring the files of a plan's concepts into being that are not there, or of another index.
 
-        def missing(file: Callable[[str], str]) -> list[str]:
-            return [slug for slug in plan.sources if not Path(file(slug)).exists()]
+        No other file is written: Snakemake would find it changed.
+        """
+        index = Path(plan.embeddings)
 
-        todo = missing(plan.reference)
-        if any(not Path(plan.text(slug)).exists() for slug in plan.concepts):
-            embed_concepts(plan, self._loader)
-        if missing(plan.archive):
-            retrieve_archives(plan, Path(plan.embeddings), Path(plan.usable))
-        if missing(plan.features):
-            embed_archives(plan, self._loader)
+        def stale(file: Callable[[str], str], source: Callable[[str], Path]) -> list[str]:
+            return [slug for slug in plan.sources if not _newer(Path(file(slug)), source(slug))]
+
+        todo = stale(plan.reference, lambda slug: index)
+        texts = [slug for slug in plan.concepts if not Path(plan.text(slug)).exists()]
+        if texts:
+            embed_concepts(self._only(plan, texts), self._loader)
+        if archives := stale(plan.archive, lambda slug: index):
+            retrieve_archives(self._only(plan, archives), index, Path(plan.usable))
+        if features := stale(plan.features, lambda slug: Path(plan.archive(slug))):
+            embed_archives(self._only(plan, features), self._loader)
         for slug in todo:  # contexts come first
             cosegment_archive(
                 Path(plan.features(slug)),
@@ -265,6 +270,11 @@ class Segmenter:
                 merge=plan.config.cosegment.merge,
                 variant=plan.config.cosegment.variant,
             )
+
+    def _only(self, plan: Experiment, slugs: Sequence[str]) -> Experiment:
+        """A plan of some concepts; their texts, archives and features have the same names in it."""
+        some = [plan.concepts[slug] for slug in slugs]
+        return Experiment(plan.config.model_copy(update={"concepts": some, "context": []}))
 
     def _read(self, plan: Experiment, concept: Concept) -> Learned:
         slug, k = concept.slug, plan.config.archive_size
@@ -431,6 +441,11 @@ class Sample:
     embeddings: np.ndarray
     encoder: np.ndarray
     dense: np.ndarray
+
+
+def _newer(file: Path, source: Path) -> bool:
+    """Whether a file is there and no older than what it is made from."""
+    return file.exists() and file.stat().st_mtime >= source.stat().st_mtime
 
 
 def as_picture(image: Picture) -> Image.Image:
