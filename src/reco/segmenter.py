@@ -125,6 +125,8 @@ def load(
             )
     else:
         root = Path(index).absolute()
+        if not root.is_dir():
+            raise RecoError(f"{root}: no such folder: name one with photographs to learn from")
         name = f"{slugify(root.name)[:40]}-{fingerprint(str(root), 6)}"
         changes = {"experiment": name, "index": FolderIndex(kind="folder", root=root)}
         settings = settings.model_copy(update=changes)
