@@ -444,7 +444,7 @@ def test_two_pages_at_once_both_get_their_answer(chromium, server, visitor):
         person.press(word)
     for person, word in ((visitor, "cheetah"), (other, "lion")):
         person.page.wait_for_selector("#overlay img", timeout=60_000)
-        assert f"Archive of {word}" in person.page.inner_text("#word-0")
+        person.page.wait_for_selector(f"#word-0 :text('Archive of {word}')")
     other.check()
     other.page.close()
 
