@@ -24,7 +24,8 @@ from PIL import Image, ImageOps
 from reco import crf
 from reco.config import CRF
 from reco.crf import dense_crf
-from reco.folder import find_images, read_image
+from reco.folder import find_images
+from reco.pictures import read_image
 from reco.models import load
 from reco.refine import use_one_thread
 from reco.segment import saliency

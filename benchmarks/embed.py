@@ -13,7 +13,8 @@ from measure import compare, report
 
 from reco.embed import BATCH, compute_missing
 from reco.errors import RecoError
-from reco.folder import find_images, read_image
+from reco.folder import find_images
+from reco.pictures import read_image
 from reco.models import load
 from reco.store import Store
 

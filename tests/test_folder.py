@@ -11,13 +11,13 @@ from reco.folder import (
     find_images,
     pair_masks,
     read_classes,
-    read_image,
     read_mask,
     read_table,
     scan,
     write_labels,
 )
 from reco.geometry import Geometry
+from reco.pictures import read_image
 from reco.split import Split
 
 

@@ -439,9 +439,11 @@ def test_the_command_segments_and_tells(segmenter, photos, tmp_path):
     (tmp_path / "broken/a.jpg").write_bytes(b"no")
     (tmp_path / "broken/b.jpg").write_bytes((folder / "0.jpg").read_bytes())
     code, _, error = run(tmp_path / "broken", *common, "--out", tmp_path / "out")
+    assert code == 1 and f"holds results of {folder}: name another folder" in str(error)
+    code, _, error = run(tmp_path / "broken", *common, "--out", tmp_path / "other")
     assert code == 1 and "1 of 2 photographs could not be read" in str(error)
-    assert (tmp_path / "out/masks/b.png").exists()
-    code, _, _ = run(tmp_path / "broken", *common, "--out", tmp_path / "out", "--skip")
+    assert (tmp_path / "other/masks/b.png").exists()
+    code, _, _ = run(tmp_path / "broken", *common, "--out", tmp_path / "other", "--skip")
     assert code == 0
 
 

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from reco.datasets import check_sizes, class_names
 from reco.errors import RecoError
 from reco.files import sha256
-from reco.folder import find_images, read_table, write_table
+from reco.folder import IGNORE, printable, read_table, survey, write_table
+from reco.pictures import read_size
 from reco.progress import LOG, track
 from reco.split import Split
 
 
 def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
-    """List the images of an index: path below `root`, key (digest of the bytes), size in bytes.
+    """List the images of an index: path below `root`, and key (digest of the bytes).
 
     The key, not the path, names an image in the store: a renamed image is not computed again.
     Files that cannot be opened at all are listed with an empty key and skipped later.
@@ -19,7 +22,12 @@ def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
     Raises:
         RecoError: no images, or fewer than the largest archive.
     """
-    paths = find_images(root)
+    found = survey(root)
+    paths, remark = found.images, found.remark()
+    if remark:
+        LOG.info("%s: %d images; left out: %s", root, len(paths), remark)
+    for name in found.odd:
+        LOG.warning("%s: left out: rename it, for no table can hold its name", printable(name))
     if len(paths) < max(largest_archive, 1):
         raise RecoError(
             f"{root}: holds {len(paths)} images, fewer than the archive size {largest_archive}: "
@@ -46,21 +54,39 @@ def catalog_split(split: Split, table: Path, *, need_masks: bool) -> None:
     Every mask is read once, so that a bad label is found now and not after an hour of work.
 
     Raises:
-        RecoError: images and masks that do not pair or differ in size, or a wrong label.
+        RecoError: images and masks that do not pair or differ in size, a wrong label, or an image
+            that cannot be read or is an endless strip.
     """
     root, reader = split.root, split.reader
-    rows = []
+    rows, labels = [], set[int]()
     for image, mask in track(reader.pairs(root, split.name, need_masks), f"list {split.name}"):
         if mask:
-            reader.read_mask(root / mask)
+            labels.update(np.unique(reader.read_mask(root / mask)).tolist())
             check_sizes(root / image, root / mask)
+        _check_shape(split, root / image)
         mask_key = _key(root / mask) if mask else ""
         rows.append((image, mask, reader.prediction_name(image), _key(root / image), mask_key))
+    if labels == {0, IGNORE} and len(reader.classes) > 1:
+        LOG.warning(
+            "%s: its masks hold no label but 0 (%s) and the value that is ignored: in masks of 0 "
+            "and 255, write 1 for 255 and run again",
+            root / "masks" / split.name,
+            reader.classes[0],
+        )
     write_table(table, ["image", "mask", "prediction", "key", "mask_key"], rows)
+
+
+def _check_shape(split: Split, image: Path) -> None:
+    try:
+        split.geometry.scaled(read_size(image))
+    except RecoError as error:
+        raise RecoError(f"{image}: {error}") from None
 
 
 def _key(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise OSError("not a file")
         return sha256(path)
     except OSError as error:
         LOG.warning("%s: cannot be read, skipped: %s", path, error)

@@ -95,6 +95,9 @@ def main() -> None:
         if disk_full(error):
             LOG.error("error: %s: %s", error, MAKE_ROOM)
             sys.exit(1)
+        if isinstance(error, OSError) and error.strerror:  # of the machine, not of the code
+            LOG.error("error: %s", ": ".join(filter(None, [error.filename, error.strerror])))
+            sys.exit(1)
         LOG.error("%s", traceback.format_exc())
         sys.exit(70)
 
@@ -383,18 +386,20 @@ def segment(
     \b
     reco segment holiday/ --concepts "zebra, fire truck" --background
     """
-    from reco.concepts import slugify
-    from reco.photos import find_photos, segment_photos, summarize
+    from reco.photos import choose_out, find_photos, prepare_out, segment_photos, summarize
     from reco.segmenter import load
 
     found = find_photos(photos)
+    if out:  # before anything is learned
+        prepare_out(out, photos)
     segmenter = load(experiment, index=index, config=config_file, archive_size=archive_size)
     settings = segmenter.config
     words = segmenter.concepts(concepts) if concepts is not None else segmenter.targets
     if background is None:
         background = settings.background
-    place = f"results/{settings.experiment}/photos/{slugify(photos[0].absolute().stem)}"
-    out = out or Path(place)
+    if not out:
+        out = choose_out(settings.experiment, photos)
+        prepare_out(out, photos)
     failed = segment_photos(
         segmenter, found, words, out, background=background, crf=crf, doubtful=doubtful
     )

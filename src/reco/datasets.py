@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from reco.config import read_yaml
 from reco.errors import RecoError
+from reco.files import read_text
 from reco.folder import IGNORE, find_images, pair_masks, read_mask
+from reco.pictures import read_size, read_values
 
 LABELS = "config/labels"
 UNKNOWN = -2  # in `Dataset.ids`: a value that no mask may hold
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,7 @@ class Dataset:
             RecoError: not a readable 8-bit image of the right mode, or a value that the dataset
                 does not have.
         """
-        try:
-            with Image.open(path) as image:
-                mode, values = image.mode, np.asarray(image)
-        except UNREADABLE as error:
-            raise RecoError(f"{path}: not a readable mask: {error}") from None
+        mode, values = read_values(path)
         if mode not in self.modes:
             raise RecoError(
                 f"{path}: mode {mode}, but the masks of {self.kind} are "
@@ -150,10 +146,9 @@ class Dataset:
 
     def _listed(self, root: Path, file: str, image: Callable[[str], str]) -> list[tuple[str, str]]:
         """The entries of a list file, a name per line, each with its image, which must exist."""
-        try:
-            lines = (root / file).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            raise RecoError(f"{root / file}: no such list: {self._where()}") from None
+        if not (root / file).exists():
+            raise RecoError(f"{root / file}: no such list: {self._where()}")
+        lines = read_text(root / file).split("\n")
         names = sorted({line.strip() for line in lines} - {""})
         if not names:
             raise RecoError(
@@ -441,19 +436,9 @@ def check_sizes(image_path: str | Path, mask_path: str | Path) -> None:
     Raises:
         RecoError: they differ, or one is no image.
     """
-    image, mask = _size(image_path), _size(mask_path)
+    image, mask = read_size(image_path), read_size(mask_path)
     if image != mask:
         raise RecoError(
             f"{mask_path}: {mask[0]}x{mask[1]} pixels, but {image_path} has {image[0]}x{image[1]}: "
             "take both from the same release"
         )
-
-
-def _size(path: str | Path) -> tuple[int, int]:
-    """Width and height as `reco.folder.read_image` turns the image."""
-    try:
-        with Image.open(path) as image:
-            turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
-            return (image.height, image.width) if turned else image.size
-    except UNREADABLE as error:
-        raise RecoError(f"{path}: not a readable image: {error}") from None

@@ -15,10 +15,12 @@ from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import write_array, write_digest
-from reco.folder import read_image, read_table, write_table
+from reco.folder import read_table, write_table
 from reco.geometry import Geometry, archive_geometry
 from reco.models import Backend, Loader, Output, load
+from reco.pictures import read_image
 from reco.progress import LOG, track
+from reco.retrieve import read_archive
 from reco.store import Place, Store, read_places
 
 BATCH = 16
@@ -68,21 +70,28 @@ def embed_part(
 def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path) -> None:
     """Gather the embeddings of all parts of the index into one matrix, in index order.
 
+    Of files with the same content the first counts: an archive of copies would tell nothing.
+
     Args:
         parts: tables of `embed_part`, in order.
         embeddings: .npy to write, (n, d) float16, L2-normalised rows, one per usable image; its
             SHA-256 is written beside it.
         usable: CSV to write (path, key), row i for row i of the embeddings.
-        skipped: CSV to write (path, reason): files that are no readable images.
+        skipped: CSV to write (path, reason): files that are no readable images, and copies.
 
     Raises:
         RecoError: no image is usable, or a shard is damaged.
     """
     rows = [row for part in parts for row in read_table(part)]
-    kept = [row for row in rows if row["shard"]]
-    lost = [row for row in rows if not row["shard"]]
+    first: dict[str, str] = {}
+    kept, lost = [], []
+    for row in rows:
+        if row["shard"] and first.setdefault(row["key"], row["path"]) == row["path"]:
+            kept.append(row)
+        else:
+            lost.append((row["path"], row["reason"] or f"the same file as {first[row['key']]}"))
     if not kept:
-        raise RecoError(f"not one readable image in the index, such as {lost[0]['reason']}")
+        raise RecoError(f"not one readable image in the index, such as {lost[0][1]}")
     if lost:
         LOG.warning("%d of %d index images skipped, listed in %s", len(lost), len(rows), skipped)
     places = [Place(row["shard"], int(row["row"])) for row in kept]
@@ -91,16 +100,19 @@ def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path)
     write_array(embeddings, (len(places), length), np.dtype("<f2"), blocks)
     write_digest(embeddings)
     write_table(usable, ["path", "key"], [(row["path"], row["key"]) for row in kept])
-    write_table(skipped, ["path", "reason"], [(row["path"], row["reason"]) for row in lost])
+    write_table(skipped, ["path", "reason"], lost)
 
 
 def embed_archives(experiment: Experiment, load: Loader = load) -> None:
     """Bring the features of all archives' images into the store; write where they are.
 
-    Writes `Experiment.features` of every concept: rank, path, and shard and row of the dense and
-    of the encoder features.
+    Writes `Experiment.features` of every concept: rank, path, key, and shard and row of the dense
+    and of the encoder features.
+
+    Raises:
+        RecoError: an archive is damaged or empty, or an image cannot be read any more.
     """
-    archives = {slug: read_table(experiment.archive(slug)) for slug in experiment.sources}
+    archives = {slug: read_archive(experiment.archive(slug)) for slug in experiment.sources}
     items = {
         row["key"]: experiment.index_root / row["path"]
         for rows in archives.values()
@@ -110,9 +122,12 @@ def embed_archives(experiment: Experiment, load: Loader = load) -> None:
     for slug, rows in archives.items():
         write_table(
             experiment.features(slug),
-            ["rank", "path", "dense_shard", "dense_row", "encoder_shard", "encoder_row"],
             [
-                (row["rank"], row["path"], dense.shard, dense.row, encoder.shard, encoder.row)
+                *("rank", "path", "key"),
+                *("dense_shard", "dense_row", "encoder_shard", "encoder_row"),
+            ],
+            [
+                (row["rank"], row["path"], row["key"], *dense, *encoder)
                 for row in rows
                 for dense, encoder in [(places["dense"][row["key"]], places["encoder"][row["key"]])]
             ],

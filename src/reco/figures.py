@@ -27,14 +27,14 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from safetensors.numpy import load_file
 from scipy.ndimage import binary_dilation
 
 from reco.colors import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION, YELLOW
 from reco.experiment import Experiment, Method
-from reco.files import atomic
-from reco.folder import IGNORE, read_image, read_table
+from reco.files import atomic, read_tensors
+from reco.folder import IGNORE, read_table
 from reco.geometry import square
+from reco.pictures import read_image
 from reco.progress import track
 from reco.split import Row, Split
 from reco.tables import method_name
@@ -74,7 +74,11 @@ def write_figure(figure: Figure, *paths: Path, remark: str = "") -> None:
                 continue
             buffer = BytesIO()
             figure.savefig(buffer, format="png", dpi=200)
-            image = Image.open(buffer).convert("RGB").point(lambda value: value & 0xFC | value >> 6)
+            image = (
+                Image.open(buffer, formats=["PNG"])
+                .convert("RGB")
+                .point(lambda value: value & 0xFC | value >> 6)
+            )
             image.save(temporary, format="PNG", dpi=(200, 200), optimize=True)
 
 
@@ -141,7 +145,7 @@ def read_archive(
     variant, size = experiment.best, experiment.config.sizes.archive
     name = experiment.concepts[slug].name
     rows = read_table(experiment.archive(slug))[: min(count, variant.archive_size)]
-    reference = load_file(experiment.reference(slug))
+    reference = read_tensors(experiment.reference(slug))
     pictures = [read_image(experiment.index_root / row["path"]) for row in rows]
     labels = read_table(experiment.index_labels) if experiment.index_labels else []
     shows = {row["path"]: name in row["concepts"].split(";") for row in labels}

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from reco.errors import RecoError
 
@@ -67,6 +69,23 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def read_text(path: str | Path) -> str:
+    """Text that a person wrote: UTF-8, with or without a byte-order mark; lines end in \\n.
+
+    Raises:
+        RecoError: no such file, a folder, or another encoding.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RecoError(f"{path}: {_reason(error)}") from None
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 may pass for UTF-8
+        raise RecoError(f"{path}: not UTF-8 text: save it as UTF-8")
+    return text
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic(path) as temporary:
@@ -79,8 +98,46 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a UTF-8 JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a UTF-8 JSON file.
+
+    Raises:
+        RecoError: no such file, or damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecoError(f"{path}: {_reason(error)}") from None
+    except ValueError as error:
+        raise RecoError(f"{path}: damaged ({error}): {MAKE_AGAIN}") from None
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file.
+
+    Raises:
+        RecoError: no such file, or damaged.
+    """
+    try:
+        return load(Path(path).read_bytes())
+    except OSError as error:
+        raise RecoError(f"{path}: {_reason(error)}") from None
+    except SafetensorError as error:
+        raise RecoError(f"{path}: damaged ({error}): {MAKE_AGAIN}") from None
+
+
+def open_array(path: str | Path) -> np.ndarray:
+    """Map an .npy into memory, to read from.
+
+    Raises:
+        RecoError: no such file, or damaged.
+    """
+    try:
+        # "c", never written to: of what cannot be written to, torch would warn
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except OSError as error:
+        raise RecoError(f"{path}: {_reason(error)}") from None
+    except Exception as error:  # NumPy's reader of headers has many kinds
+        raise RecoError(f"{path}: damaged ({error}): {MAKE_AGAIN}") from None
 
 
 def write_array(
@@ -113,10 +170,32 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _reason(error: OSError) -> str:
+    """Why a file could not be read, for people."""
+    return {errno.ENOENT: "no such file", errno.EISDIR: "a folder, not a file"}.get(
+        error.errno or 0, f"cannot be read: {error.strerror or error}"
+    )
+
+
 def write_digest(path: str | Path) -> None:
     """Write the SHA-256 of a file to `<path>.sha256`, in the format of `sha256sum --check`."""
     path = Path(path)
     write_text(f"{path}.sha256", f"{sha256(path)}  {path.name}\n")
+
+
+def read_digest(path: str | Path) -> str:
+    """The SHA-256 that `write_digest` noted beside a file.
+
+    Raises:
+        RecoError: there is none.
+    """
+    noted = Path(f"{path}.sha256")
+    words = read_text(noted).split() if noted.exists() else []
+    if not words:
+        raise RecoError(
+            f"{noted}: missing or empty: delete {path} and run the stage that makes it again"
+        )
+    return words[0]
 
 
 def check_digest(path: str | Path) -> None:
@@ -125,14 +204,13 @@ def check_digest(path: str | Path) -> None:
     Raises:
         RecoError: it has other bytes, or one of the two is missing.
     """
+    noted = read_digest(path)
     try:
-        noted = Path(f"{path}.sha256").read_text(encoding="utf-8").split()[:1]
-        if noted != [sha256(path)]:
-            raise RecoError(
-                f"{path}: damaged: its SHA-256 is not that of {path}.sha256: {MAKE_AGAIN}"
-            )
+        same = sha256(path) == noted
     except OSError as error:
-        raise RecoError(f"{error.filename}: {error.strerror}: {MAKE_AGAIN}") from None
+        raise RecoError(f"{path}: {_reason(error)}: {MAKE_AGAIN}") from None
+    if not same:
+        raise RecoError(f"{path}: damaged: its SHA-256 is not that of {path}.sha256: {MAKE_AGAIN}")
 
 
 def digest_folders(paths: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
@@ -167,4 +245,5 @@ def _digest(folder: Path, files: Iterable[Path]) -> str:
 def fingerprint(value: Any, length: int = 12) -> str:
     """First `length` hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    # Names of files may hold bytes that are no text.
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:length]

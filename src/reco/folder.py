@@ -1,4 +1,4 @@
-"""The `folder` layout on disk: find its images, read and check them.
+"""The `folder` layout on disk: find its images, read and check its masks and tables.
 
 An index is any folder tree of images. A benchmark holds `classes.txt` (a concept per line, line
 number from 0 = label id), `images/<split>/**` and `masks/<split>/**.png` of the same relative
@@ -7,24 +7,54 @@ stem, 8- or 16-bit, value = label id, 255 or 65535 = ignore.
 
 import csv
 import os
-from collections.abc import Container, Iterable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from reco.errors import RecoError
-from reco.files import atomic, fingerprint
+from reco.files import MAKE_AGAIN, atomic, fingerprint, read_text
+from reco.pictures import KINDS, read_values
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 IGNORE = -1
+RESULTS = "reco.json"  # a folder below another one that holds this was written by `reco segment`
+SYSTEM = frozenset({"@eaDir", "__MACOSX"})  # thumbnails and forks that systems keep beside files
 
 
-def find_images(root: str | Path, suffixes: Container[str] = SUFFIXES) -> list[str]:
-    """Relative POSIX paths of the image files below `root`, sorted; hidden ones are left out.
+@dataclass
+class Found:
+    """What a folder holds.
+
+    Attributes:
+        images: POSIX paths of the images, relative to the folder, sorted.
+        odd: those whose names no table can hold: not UTF-8, or with line breaks and the like.
+        left_out: what else there is -> how many: endings of other files, and folders that are not
+            looked into.
+    """
+
+    images: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def remark(self) -> str:
+        """What was left out, as a line for people; "" where nothing was."""
+        return ", ".join(f"{count} {what}" for what, count in sorted(self.left_out.items()))
+
+
+def survey(root: str | Path, kinds: Container[str] = KINDS) -> Found:
+    """Look through a folder at any depth. Links are followed, but each real folder counts once.
+
+    A folder is listed where it really is rather than by a link to it, so the order does not
+    depend on the file system. Hidden files and folders, folders of results of ours and those that
+    systems make are left out. By its ending alone something is an image: a broken link or a pipe
+    is found when it is read.
 
     Args:
-        suffixes: endings of the files that count, in lower case.
+        kinds: endings of the files that count, in lower case.
 
     Raises:
         RecoError: `root` is no folder.
@@ -32,19 +62,98 @@ def find_images(root: str | Path, suffixes: Container[str] = SUFFIXES) -> list[s
     root = Path(root)
     if not root.is_dir():
         raise RecoError(f"{root}: no such folder: mend the 'root' of the index or benchmark")
-    found = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(folder).relative_to(root)
-        found += [
-            (inside / name).as_posix()
-            for name in files
-            if Path(name).suffix.lower() in suffixes and not name.startswith(".")
-        ]
-    return sorted(found)
+    found, seen = Found(), set[tuple[int, int]]()
+    starts = [""]
+    while starts:
+        links: list[str] = []
+        for start in starts:
+            for inside, entries in _walk(root, start, links, seen, found.left_out):
+                for entry in entries:
+                    _count(f"{inside}{entry.name}", kinds, found)
+        starts = sorted(links)
+    found.images.sort()
+    found.odd.sort()
+    return found
 
 
-def scan(*roots: str | Path, times: bool) -> str:
+def _walk(
+    root: Path, start: str, links: list[str], seen: set[tuple[int, int]], left_out: Counter[str]
+) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Real folders from `start` on that were not `seen`: place below the root, and their files.
+
+    Links to folders are collected in `links`, for after.
+    """
+    waiting = [start]
+    while waiting:
+        inside = waiting.pop()
+        try:
+            state = os.stat(root / inside)
+            if (state.st_dev, state.st_ino) in seen:
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            with os.scandir(root / inside) as opened:
+                entries = [entry for entry in opened if not entry.name.startswith(".")]
+        except OSError as error:
+            left_out[f"folder that cannot be opened ({error.strerror}: {printable(inside)})"] += 1
+            continue
+        if inside and any(entry.name == RESULTS for entry in entries):
+            left_out["folder of reco's own results"] += 1
+            continue
+        folders = [entry for entry in entries if _is_folder(entry) and entry.name not in SYSTEM]
+        for folder in folders:
+            (links if folder.is_symlink() else waiting).append(f"{inside}{folder.name}/")
+        yield inside, [entry for entry in entries if not _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _count(path: str, kinds: Container[str], found: Found) -> None:
+    """Put a file where it belongs."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in kinds:
+        found.left_out[f"{printable(ending)} file" if ending else "file without an ending"] += 1
+    elif printable(path) != path:
+        found.odd.append(path)
+    else:
+        found.images.append(path)
+
+
+def printable(name: str) -> str:
+    """A file's name as text for tables and people.
+
+    Bytes that are not UTF-8, and characters that are not shown (line breaks, say), are written as
+    escapes; such a name does not lead back to the file.
+    """
+    if name.isprintable():  # the usual case, and a hundred times faster
+        return name
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+        else character
+        for character in text
+    )
+
+
+def find_images(root: str | Path, kinds: Container[str] = KINDS) -> list[str]:
+    """The images of `survey`, where nothing is said of the rest."""
+    return survey(root, kinds).images
+
+
+@dataclass(frozen=True)
+class Scan:
+    """State of the images below some folders: a digest, and how many there are."""
+
+    digest: str
+    count: int
+
+
+def scan(*roots: str | Path, times: bool) -> Scan:
     """Digest of names, sizes and, with `times`, modification times of the images below `roots`.
 
     Changes when an image is added, replaced or taken away. Times find a replacement of equal size,
@@ -52,10 +161,11 @@ def scan(*roots: str | Path, times: bool) -> str:
     """
     state = []
     for root in roots:
-        for path in find_images(root):
+        found = survey(root)
+        for path in [*found.images, *found.odd]:
             size, changed = file_state(Path(root) / path)
-            state.append((path, size, changed if times else 0))
-    return fingerprint(state)
+            state.append((printable(path), size, changed if times else 0))
+    return Scan(fingerprint(state), len(state))
 
 
 def file_state(path: Path) -> tuple[int, int]:
@@ -74,10 +184,9 @@ def read_classes(root: str | Path) -> list[str]:
         RecoError: the file is missing, empty, or names a class twice.
     """
     path = Path(root) / "classes.txt"
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise RecoError(f"{path}: missing: write one concept per line, line 0 = label 0") from None
+    if not path.exists():
+        raise RecoError(f"{path}: missing: write one concept per line, line 0 = label 0")
+    names = [line.strip() for line in read_text(path).split("\n")]
     while names and not names[-1]:
         names.pop()
     if not names or not all(names):
@@ -108,9 +217,7 @@ def pair_masks(root: str | Path, split: str, *, need_masks: bool) -> list[tuple[
                 "rename one"
             )
     if not images:
-        raise RecoError(
-            f"{root / 'images' / split}: holds no images ({', '.join(sorted(SUFFIXES))})"
-        )
+        raise RecoError(f"{root / 'images' / split}: holds no images ({', '.join(sorted(KINDS))})")
     folder = root / "masks" / split
     if not need_masks and not folder.is_dir():
         return [(f"images/{split}/{path}", "") for path in images.values()]
@@ -128,50 +235,17 @@ def pair_masks(root: str | Path, split: str, *, need_masks: bool) -> list[tuple[
     return [(f"images/{split}/{images[stem]}", f"masks/{split}/{masks[stem]}") for stem in images]
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Decode an image to upright RGB.
-
-    Raises:
-        RecoError: not an image, truncated, or unreasonably large.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(image)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise RecoError(f"{path}: not a readable image: {error}") from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image upright and in 8-bit RGB: EXIF's turn is carried out, transparency becomes white."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        values = np.asarray(upright, dtype=np.float32)
-        top = 65535 if values.max(initial=0) > 255 else 255
-        upright = Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
-    if upright.mode in ("P", "LA", "RGBA", "PA") or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-        flat = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(flat, upright)
-    return upright.convert("RGB")
-
-
 def read_mask(path: str | Path, classes: int) -> np.ndarray:
     """Read a label mask: (height, width) int32, ids 0..classes-1, ignore = -1.
 
     Raises:
         RecoError: not a single-channel 8- or 16-bit PNG, or an id beyond the classes.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P", "I;16", "I", "I;16B"):
-                raise RecoError(
-                    f"{path}: mode {image.mode}: a mask is a single-channel 8- or 16-bit PNG"
-                )
-            ignore = 255 if image.mode in ("L", "P") else 65535
-            mask = np.asarray(image).astype(np.int32)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RecoError(f"{path}: not a readable mask: {error}") from None
+    mode, values = read_values(path)
+    if mode not in ("L", "P", "I;16", "I", "I;16B"):
+        raise RecoError(f"{path}: mode {mode}: a mask is a single-channel 8- or 16-bit PNG")
+    ignore = 255 if mode in ("L", "P") else 65535
+    mask = values.astype(np.int32)
     mask[mask == ignore] = IGNORE
     if mask.max(initial=0) >= classes:
         raise RecoError(
@@ -199,9 +273,25 @@ def write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV table as one dict per row."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """Read a CSV table as one dict per row.
+
+    Raises:
+        RecoError: no such file, not even a header, or a row that is cut off.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except FileNotFoundError:
+        raise RecoError(f"{path}: no such file") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RecoError(f"{path}: damaged, or no table ({error}): {MAKE_AGAIN}") from None
+    if reader.fieldnames is None:
+        raise RecoError(f"{path}: empty: {MAKE_AGAIN}")
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise RecoError(f"{path}: row {number} has too few or too many values: {MAKE_AGAIN}")
+    return rows
 
 
 def _stem(path: str) -> str:

@@ -13,12 +13,16 @@ from PIL import Image, ImageOps
 
 from reco.config import Config
 from reco.errors import RecoError
+from reco.pictures import middle
 
 NEAREST, BILINEAR, BICUBIC = (
     Image.Resampling.NEAREST,
     Image.Resampling.BILINEAR,
     Image.Resampling.BICUBIC,
 )
+
+
+LARGEST = 1 << 25  # pixels of a resized picture
 
 
 @dataclass(frozen=True)
@@ -36,23 +40,39 @@ class Geometry:
     resample: Image.Resampling = BICUBIC
 
     def picture(self, image: Image.Image) -> Image.Image:
-        """The part of a picture that counts, resized."""
+        """The part of a picture that counts, resized.
+
+        Raises:
+            RecoError: it is so long a strip that it would not fit in memory; see `scaled`.
+        """
         return self._cut(image, self.resample)
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height to which a picture of this width and height is resized.
+
+        Raises:
+            RecoError: that is more than LARGEST pixels, of a strip.
+        """
+        if self.size is None:
+            return size
+        # torchvision, and so the released code, cuts fractions off
+        whole, shorter = int if self.crop else round, min(size)
+        width, height = (max(1, whole(self.size * side / shorter)) for side in size)
+        if width * height > LARGEST:
+            raise RecoError(
+                f"{size[0]}x{size[1]} pixels: would become {width}x{height}: cut or leave it out"
+            )
+        return width, height
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
         """The same pixels of (h, w) integer labels."""
         return np.asarray(self._cut(Image.fromarray(labels.astype(np.int32)), NEAREST))
 
     def _cut(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
-        if self.size is not None:
-            # torchvision, and so the released code, cuts fractions off
-            whole = int if self.crop else round
-            shorter = min(image.size)
-            wanted = (
-                max(1, whole(self.size * image.width / shorter)),
-                max(1, whole(self.size * image.height / shorter)),
-            )
-            image = image if wanted == image.size else image.resize(wanted, resample)
+        if self.crop:
+            image = middle(image)
+        wanted = self.scaled(image.size)
+        image = image if wanted == image.size else image.resize(wanted, resample)
         if self.crop:
             side = min(image.size)
             left, top = (round((length - side) / 2) for length in image.size)

@@ -4,6 +4,7 @@ One photograph at a time, so that memory does not grow with their number. What i
 the same photograph with the same concepts and settings, is left as it is.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +14,25 @@ import numpy as np
 from PIL import Image
 
 from reco.batches import ahead
+from reco.concepts import slugify
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, read_json, write_json
 from reco.folder import (
-    SUFFIXES,
+    RESULTS,
     file_state,
-    find_images,
-    read_image,
+    printable,
     read_table,
+    survey,
     write_labels,
     write_table,
 )
+from reco.pictures import KINDS, opened, read_image
 from reco.progress import LOG, track
 from reco.segmentation import Segmentation, shorten
 from reco.segmenter import Learned, Segmenter, Words
 from reco.sheets import archive_pictures, sheet
 
-FURTHER = frozenset({".bmp", ".gif", ".tif", ".tiff"})  # beside those of an index
+LONGEST_NAME = 200  # bytes of a file's name; systems take 255, and results add an ending
 OVERVIEW = 12  # overlays, and concepts, in the pictures that show some of them
 COLUMNS = 8  # images of an archive; of half as many overlays a row
 SIDE = 480  # pixels of an overlay in a picture of several, and of two images of an archive
@@ -43,8 +46,8 @@ class Photo:
 
     Attributes:
         path: where it is.
-        name: its path below the folder that was given, or its file name.
-        stem: the name of its results, without an ending; unique.
+        name: its path below the folder that was given, or its file name; see `printable`.
+        stem: the name of its results, without an ending; unique, and short enough for a file.
     """
 
     path: Path
@@ -55,6 +58,8 @@ class Photo:
 def find_photos(given: Sequence[str | Path]) -> list[Photo]:
     """The photographs among files and folders, in order; in folders at any depth.
 
+    What else a folder holds is counted in the log.
+
     Raises:
         RecoError: a path does not exist, or there is no photograph.
     """
@@ -62,23 +67,93 @@ def find_photos(given: Sequence[str | Path]) -> list[Photo]:
     for path in map(Path, given):
         if not path.exists():
             raise RecoError(f"{path}: no such file or folder")
-        inside = find_images(path, SUFFIXES | FURTHER) if path.is_dir() else [path.name]
-        for name in inside:
-            file = path / name if path.is_dir() else path
+        for file in _photos_in(path) if path.is_dir() else [path]:
+            name = printable(file.relative_to(path if path.is_dir() else path.parent).as_posix())
             if found.setdefault(name, file) != file:
                 raise RecoError(
                     f"{found[name]} and {file} would have results of the same name: segment them "
                     "one after another, into folders of their own (--out)"
                 )
     if not found:
-        kinds = ", ".join(sorted(SUFFIXES | FURTHER))
+        kinds = ", ".join(sorted(KINDS))
         raise RecoError(f"{', '.join(map(str, given))}: no photographs ({kinds})")
     stems = [name.rsplit(".", 1)[0] for name in found]
+    times = Counter(stems)
     return [
         # Of cat.jpg and cat.png, each keeps its ending.
-        Photo(path, name, name if stems.count(stem) > 1 else stem)
+        Photo(path, name, _short(name if times[stem] > 1 else stem))
         for (name, path), stem in zip(found.items(), stems, strict=True)
     ]
+
+
+def _photos_in(folder: Path) -> list[Path]:
+    found = survey(folder)
+    if remark := found.remark():
+        LOG.info("%s: left out: %s", folder, remark)
+    return [folder / name for name in sorted([*found.images, *found.odd])]
+
+
+def _short(path: str) -> str:
+    """A path whose every part is short enough for a name of a file, and still unique."""
+
+    def fit(part: str) -> str:
+        whole = part.encode()
+        if len(whole) <= LONGEST_NAME:
+            return part
+        return f"{whole[: LONGEST_NAME - 9].decode(errors='ignore')}-{fingerprint(part, 8)}"
+
+    return "/".join(map(fit, path.split("/")))
+
+
+def choose_out(experiment: str, given: Sequence[Path]) -> Path:
+    """The folder for results of photographs where none was named.
+
+    It is called after the first of them; of a second folder of that name, somewhere else, results
+    go beside those of the first.
+    """
+    first = given[0].absolute()
+    name = slugify(first.name if first.is_dir() else first.stem)
+    place = Path(f"results/{experiment}/photos/{name}")
+    taken = _source(place) not in (None, _name_source(given))
+    return place.with_name(f"{name}-{fingerprint(_name_source(given), 6)}") if taken else place
+
+
+def prepare_out(out: Path, given: Sequence[Path]) -> None:
+    """Make a folder for results, and note in it whose they are.
+
+    Raises:
+        RecoError: it holds the photographs, other files or results of other photographs, or it
+            cannot be written to.
+    """
+    another = "name another folder with --out"
+    if any(path.is_dir() and out.resolve() == path.resolve() for path in given):
+        raise RecoError(
+            f"{out}: holds the photographs, and results beside them would be taken "
+            f"for some: {another}"
+        )
+    if out.exists() and not out.is_dir():
+        raise RecoError(f"{out}: is a file: {another}")
+    source = _source(out)
+    if source is None and out.exists() and any(out.iterdir()):
+        raise RecoError(f"{out}: holds other files: {another}")
+    if source not in (None, _name_source(given)):
+        raise RecoError(f"{out}: holds results of {', '.join(source)}: {another}")
+    try:
+        write_json(out / RESULTS, {"made_by": "reco segment", "photos": _name_source(given)})
+    except OSError as error:
+        raise RecoError(f"{out}: cannot be written to: {error.strerror}: {another}") from None
+
+
+def _name_source(given: Sequence[Path]) -> list[str]:
+    return [printable(str(path.absolute())) for path in given]
+
+
+def _source(out: Path) -> list[str] | None:
+    """Whose results a folder holds, as `prepare_out` noted; None = nobody's."""
+    try:
+        return list(read_json(out / RESULTS)["photos"])
+    except (RecoError, KeyError, TypeError):  # none, or torn
+        return None
 
 
 def segment_photos(
@@ -128,7 +203,12 @@ def segment_photos(
             found = segmenter.segment(
                 picture, concepts, background=background, crf=crf, doubtful=doubtful
             )
-            _write(found, photo, out, todo[photo])
+            try:
+                _write(found, photo, out, todo[photo])
+            except OSError as error:  # no full disk, which ends the run
+                LOG.warning("skipped: %s: %s", photo.name, error)
+                failed.append((photo.name, f"its results could not be written: {error}"))
+                continue
         rows += _shares(photo, read_json(_coco(out, photo)))
     write_table(out / "summary.csv", SUMMARY, rows)
     write_table(out / "failed.csv", ["photo", "reason"], failed)
@@ -159,9 +239,12 @@ def _mark(photo: Photo, state: Any) -> str:
 
 def _done(photo: Photo, mark: str, out: Path) -> bool:
     files = [_mask(out, photo), _overlay(out, photo), _coco(out, photo)]
-    return (
-        all(file.exists() for file in files) and read_json(files[-1])["info"]["made_from"] == mark
-    )
+    if not all(file.exists() and file.stat().st_size for file in files):
+        return False
+    try:
+        return bool(read_json(files[-1])["info"]["made_from"] == mark)
+    except (RecoError, KeyError, TypeError):  # torn, as by a power cut
+        return False
 
 
 def _write(found: Segmentation, photo: Photo, out: Path, mark: str) -> None:
@@ -212,7 +295,7 @@ def _write_overview(out: Path, photos: Sequence[Photo]) -> None:
     places = np.linspace(0, len(photos) - 1, min(OVERVIEW, len(photos))).round().astype(int)
     tiles = []
     for place in places.tolist():
-        with Image.open(_overlay(out, photos[place])) as image:
+        with opened(_overlay(out, photos[place]), ["JPEG"]) as image:
             image.draft("RGB", (SIDE, SIDE))
             tiles.append(image.convert("RGB"))
     rows = [("", tiles[i : i + COLUMNS // 2]) for i in range(0, len(tiles), COLUMNS // 2)]

@@ -43,7 +43,7 @@ def open_log(path: Path | None) -> None:
     handlers: list[logging.Handler] = [screen]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = LogFile(path, mode="w", encoding="utf-8")
+        file = LogFile(path, mode="w", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(file)
     LOG.handlers = handlers

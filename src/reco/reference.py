@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from reco.cosegment import Merge, Variant, context_weights, cosegment, guidance
 from reco.errors import RecoError
-from reco.files import atomic
+from reco.files import MAKE_AGAIN, atomic, fingerprint, read_tensors, sha256
 from reco.folder import read_table
 from reco.store import Place, read_places
 
@@ -81,21 +82,41 @@ def cosegment_archive(
         contexts: the reference files of the context concepts to eliminate, in order.
     """
     rows = read_table(features)
+    if not rows:
+        raise RecoError(f"{features}: has no images: {MAKE_AGAIN}")
     results = reference_variants(
         _read(rows, "encoder"),
         _read(rows, "dense"),
-        load_file(text)["dense"],
-        [load_file(path) for path in contexts],
+        read_tensors(text)["dense"],
+        [read_tensors(path) for path in contexts],
         variants,
         temperature=temperature,
         merge=merge,
         variant=variant,
     )
+    made_from = {"made_from": sources_mark(features, text, contexts)}
     with atomic(output) as temporary:
-        temporary.write_bytes(save(results))
+        temporary.write_bytes(save(results, made_from))
+
+
+def sources_mark(features: Path, text: Path, contexts: Sequence[Path]) -> str:
+    """Digest of what a reference is made from, which stands in its header.
+
+    Of the features only whose they are: their place in the store may change, and what else they
+    depend on has its fingerprint in the file's name.
+    """
+    keys = [row["key"] for row in read_table(features)]
+    return fingerprint([keys, *(sha256(path) for path in (text, *contexts))])
+
+
+def made_from(reference: Path) -> str:
+    """The `sources_mark` that a reference was made with; "" where there is none to be read."""
+    try:
+        with safe_open(reference, "np") as file:
+            return (file.metadata() or {}).get("made_from", "")
+    except (OSError, SafetensorError):  # missing or damaged
+        return ""
 
 
 def _read(rows: Sequence[Mapping[str, str]], what: str) -> np.ndarray:
-    if not rows:
-        raise RecoError("the archive is empty: nothing to co-segment")
     return read_places([Place(row[f"{what}_shard"], int(row[f"{what}_row"])) for row in rows])

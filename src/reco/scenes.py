@@ -30,6 +30,7 @@ from PIL import Image, ImageFilter
 
 from reco.errors import RecoError
 from reco.files import read_json, sha256, write_json, write_text
+from reco.pictures import FORMATS
 from reco.progress import track
 
 IGNORE = 255
@@ -262,7 +263,7 @@ class Studio:
 
 def _read(file: Path, mode: str, most: int) -> Image.Image:
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             opened.draft("RGB", (most, most * opened.height // opened.width))
             if mode == "RGBa":
                 matte = opened.convert("RGBA")
@@ -496,7 +497,7 @@ def _fresh_folder(out: Path) -> Iterator[Path]:
     if out.exists() and any(out.iterdir()):
         try:
             read_json(out / "composed.json")
-        except (OSError, ValueError):
+        except RecoError:
             raise RecoError(f"{out}: holds something else: name a new or empty folder") from None
     out.parent.mkdir(parents=True, exist_ok=True)
     # mkdtemp makes private folders: the one that is renamed lies within and has ordinary rights.

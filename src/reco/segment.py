@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit
@@ -25,6 +24,7 @@ from reco.device import resolve_device
 from reco.embed import roles_by_model
 from reco.errors import RecoError
 from reco.experiment import Experiment, Method
+from reco.files import read_tensors
 from reco.folder import IGNORE, read_table, write_labels
 from reco.models import Loader, Output, load
 from reco.progress import track
@@ -332,13 +332,15 @@ def read_pictures(split: Split, images: Path) -> Iterator[tuple[str, np.ndarray]
 def read_knowledge(experiment: Experiment, device: str) -> Knowledge:
     """The references and texts of all target concepts, on a device."""
     slugs = [concept.slug for concept in experiment.targets]
-    files = [load_file(experiment.reference(slug)) for slug in slugs]
-    texts = [load_file(experiment.text(slug))["dense"] for slug in slugs]
+    files = [read_tensors(experiment.reference(slug)) for slug in slugs]
+    texts = [read_tensors(experiment.text(slug))["dense"] for slug in slugs]
     return Knowledge(
         {
-            name: torch.stack([file[f"{name}.reference"] for file in files]).to(device)
+            name: torch.from_numpy(np.stack([file[f"{name}.reference"] for file in files])).to(
+                device
+            )
             for name in (variant.reference_name for variant in experiment.reference_variants)
         },
-        torch.stack(texts).to(device),
+        torch.from_numpy(np.stack(texts)).to(device),
         experiment.config.temperature,
     )

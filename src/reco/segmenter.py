@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
 from torch import Tensor
 
 from reco import models
@@ -29,12 +28,13 @@ from reco.doubt import BEST, doubt, vocabulary
 from reco.embed import embed_archives, embed_features, embed_part, gather
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import fingerprint, read_json, write_json
-from reco.folder import IGNORE, find_images, read_image, read_table, scan, to_rgb
+from reco.files import fingerprint, open_array, read_json, read_tensors, sha256, write_json
+from reco.folder import IGNORE, printable, read_table, scan
 from reco.geometry import Geometry
-from reco.reference import cosegment_archive
+from reco.pictures import read_image, to_rgb
+from reco.reference import cosegment_archive, made_from, sources_mark
 from reco.refine import largest, mean_field, shrink
-from reco.retrieve import read_rows, retrieve_archives
+from reco.retrieve import index_mark, read_archive, read_rows, retrieve_archives
 from reco.segment import load_encoder, saliency
 from reco.segmentation import Segmentation
 from reco.store import Place, read_places
@@ -70,7 +70,7 @@ class Learned:
 
     Attributes:
         concept: as it was asked for.
-        mark: fingerprint of all that its reference depends on.
+        mark: fingerprint of all that its masks depend on, the index included.
         reference: (c,) reference embedding.
         text: (d,) text embedding of dense saliency.
         archive: the images that it was learned from, the nearest first.
@@ -127,11 +127,13 @@ def load(
         root = Path(index).absolute()
         if not root.is_dir():
             raise RecoError(f"{root}: no such folder: name one with photographs to learn from")
+        if printable(str(root)) != str(root):
+            raise RecoError(f"{printable(str(root))}: rename it: this name is not text in UTF-8")
         name = f"{slugify(root.name)[:40]}-{fingerprint(str(root), 6)}"
         changes = {"experiment": name, "index": FolderIndex(kind="folder", root=root)}
         settings = settings.model_copy(update=changes)
         embed_index(Experiment(settings), loader)
-    usable = sum(1 for _ in open(Experiment(settings).usable, encoding="utf-8")) - 1
+    usable = len(open_array(Experiment(settings).embeddings))
     wanted = archive_size or settings.archive_size
     if archive_size or usable < max(settings.all_archive_sizes):
         sizes = {"archive_size": min(wanted, usable), "archive_sizes": []}
@@ -166,13 +168,13 @@ def embed_index(experiment: Experiment, loader: models.Loader) -> None:
     state, noted = scan(root, times=True), Path(experiment.data, "embeddings/state.json")
     made = [Path(experiment.embeddings), Path(experiment.usable)]
     wanted = {
-        "files": state,
+        "files": state.digest,
         "model": experiment.model("retrieval"),
         "size": config.sizes.retrieval,
     }
-    if noted.exists() and read_json(noted) == wanted and all(path.exists() for path in made):
+    if _is_noted(noted, wanted) and all(path.exists() for path in made):
         return
-    if not find_images(root):
+    if not state.count:
         raise RecoError(f"{root}: holds no photographs to learn from")
     images, part = Path(experiment.data, "images/index.csv"), Path(experiment.data, "parts/all.csv")
     catalog_index(root, images, 1)
@@ -181,6 +183,13 @@ def embed_index(experiment: Experiment, loader: models.Loader) -> None:
     )
     gather([part], made[0], made[1], Path(experiment.data, "embeddings/skipped.csv"))
     write_json(noted, wanted)
+
+
+def _is_noted(path: Path, wanted: dict[str, object]) -> bool:
+    try:
+        return read_json(path) == wanted
+    except RecoError:  # missing, or torn
+        return False
 
 
 class Segmenter:
@@ -248,24 +257,21 @@ class Segmenter:
 
         No other file is written: Snakemake would find it changed.
         """
-        index = Path(plan.embeddings)
-
-        def stale(file: Callable[[str], str], source: Callable[[str], Path]) -> list[str]:
-            return [slug for slug in plan.sources if not _newer(Path(file(slug)), source(slug))]
-
-        todo = stale(plan.reference, lambda slug: index)
-        texts = [slug for slug in plan.concepts if not Path(plan.text(slug)).exists()]
-        if texts:
+        index, sources = Path(plan.embeddings), plan.sources
+        if texts := [slug for slug in plan.concepts if not _is_whole(plan.text(slug))]:
             embed_concepts(self._only(plan, texts), self._loader)
-        if archives := stale(plan.archive, lambda slug: index):
+        mark = index_mark(index)
+        if archives := [slug for slug in sources if not _is_of_index(plan.archive(slug), mark)]:
             retrieve_archives(self._only(plan, archives), index, Path(plan.usable))
-        if features := stale(plan.features, lambda slug: Path(plan.archive(slug))):
+        if features := [slug for slug in sources if not _is_of_archive(plan, slug)]:
             embed_archives(self._only(plan, features), self._loader)
-        for slug in todo:  # contexts come first
+        for slug in sources:  # contexts come first
+            contexts = [Path(plan.reference(context)) for context in plan.context_before(slug)]
+            made_of = Path(plan.features(slug)), Path(plan.text(slug)), contexts
+            if made_from(Path(plan.reference(slug))) == sources_mark(*made_of):
+                continue
             cosegment_archive(
-                Path(plan.features(slug)),
-                Path(plan.text(slug)),
-                [Path(plan.reference(context)) for context in plan.context_before(slug)],
+                *made_of,
                 [variant.reference_name for variant in plan.reference_variants],
                 Path(plan.reference(slug)),
                 temperature=plan.config.temperature,
@@ -280,10 +286,10 @@ class Segmenter:
 
     def _read(self, plan: Experiment, concept: Concept) -> Learned:
         slug, k = concept.slug, plan.config.archive_size
-        stored, texts = load_file(plan.reference(slug)), load_file(plan.text(slug))
+        stored, texts = read_tensors(plan.reference(slug)), read_tensors(plan.text(slug))
         best = plan.best.reference_name
         reference, dense = stored[f"{best}.reference"], texts["dense"]
-        rows = read_table(plan.archive(slug))[:k]
+        rows = read_archive(plan.archive(slug))[:k]
         places = read_table(plan.features(slug))[:k]
         support, seeds = stored[f"{best}.support"], stored[f"{best}.seeds"]
         steps = np.array(support.shape[1:])
@@ -304,13 +310,15 @@ class Segmenter:
         ]
         outside = [self._sample.encoder[unlike], self._sample.dense[unlike]]
         salient = [self._saliency(features, reference, dense) for features in (inside, outside)]
+        least = threshold(salient[0], salient[1])
         return Learned(
             concept,
-            Path(plan.reference(slug)).name,
+            # The file's name tells the settings, its content the index.
+            fingerprint([plan.reference(slug), sha256(plan.reference(slug)), least]),
             torch.from_numpy(reference).to(self.device),
             torch.from_numpy(dense).to(self.device),
             archive,
-            threshold(salient[0], salient[1]),
+            least,
             self._doubt(plan, concept, rows, texts["retrieval"]),
             tuple(self._sample.paths[place] for place in unlike),
         )
@@ -344,7 +352,7 @@ class Segmenter:
 
     @cached_property
     def _embeddings(self) -> np.ndarray:
-        return np.load(Experiment(self.config).embeddings, mmap_mode="r", allow_pickle=False)
+        return open_array(Experiment(self.config).embeddings)
 
     @cached_property
     def _vocabulary(self) -> tuple[list[str], np.ndarray]:
@@ -445,27 +453,61 @@ class Sample:
     dense: np.ndarray
 
 
-def _newer(file: Path, source: Path) -> bool:
-    """Whether a file is there and no older than what it is made from."""
-    return file.exists() and file.stat().st_mtime >= source.stat().st_mtime
+# Whether a file is as it should be is asked of what is in it: times differ between machines.
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a concept's text embeddings are there."""
+    try:
+        return bool(read_tensors(text))
+    except RecoError:
+        return False
+
+
+def _is_of_index(archive: str, mark: str) -> bool:
+    """Whether an archive is there and was ranked from an index; see `index_mark`."""
+    try:
+        return {row["index"] for row in read_archive(archive)} == {mark}
+    except RecoError:
+        return False
+
+
+def _is_of_archive(plan: Experiment, slug: str) -> bool:
+    """Whether the list of features is there and is that of the archive's images."""
+    try:
+        features = read_table(plan.features(slug))
+    except RecoError:
+        return False
+    return [row["key"] for row in features] == [
+        row["key"] for row in read_archive(plan.archive(slug))
+    ]
 
 
 def as_picture(image: Picture) -> Image.Image:
     """Upright 8-bit RGB of whatever is a picture.
 
     Raises:
-        RecoError: a file that is no image, or an array of another shape.
+        RecoError: a file that is no image, an array of another shape or type, or no picture at all.
     """
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] not in [(), (3,), (4,)]:
             raise RecoError(f"an array of shape {image.shape} is no picture: give (h, w, 3)")
-        if image.dtype == bool or image.dtype.kind not in "ui":
-            raise RecoError(f"an array of {image.dtype} is no picture: give uint8, 0 to 255")
-        image = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
-        return to_rgb(Image.fromarray(image))
-    return to_rgb(image)
+        if image.dtype.kind != "u" or image.dtype.itemsize > 2:
+            raise RecoError(
+                f"an array of {image.dtype} is no picture: give uint8 (0 to 255) or uint16 (0 to "
+                "65535), as with image.astype(np.uint8)"
+            )
+        image = Image.fromarray(image if image.itemsize == 1 else (image >> 8).astype(np.uint8))
+    if not isinstance(image, Image.Image):
+        raise RecoError(
+            f"{type(image).__name__} is no picture: give a path, an array or a picture of Pillow"
+        )
+    try:
+        return to_rgb(image)
+    except ValueError as error:
+        raise RecoError(f"this picture: {error}") from None
 
 
 def fit(picture: Image.Image, size: int | None) -> Image.Image:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from reco.folder import read_image
 from reco.geometry import square
+from reco.pictures import read_image
 from reco.segmenter import Archived
 
 SQUARE = 256  # pixels of a side of an archive image

@@ -34,10 +34,11 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.figures import write_figure
 from reco.files import atomic, read_json, sha256, write_json
-from reco.folder import IGNORE, find_images, read_image, write_labels, write_table
+from reco.folder import IGNORE, find_images, write_labels, write_table
 from reco.metrics import ConfusionMatrix
 from reco.models.packaged import convert
 from reco.photos import find_photos
+from reco.pictures import read_image, read_values
 from reco.progress import LOG, track
 from reco.refine import mean_field, shrink
 from reco.revision import read_revision
@@ -342,12 +343,9 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / "model.json"
     remedy = "train it again with 'reco specialist'"
-    try:
-        values = read_json(path)
-    except OSError as error:
-        raise RecoError(f"{path}: {error.strerror}: name a folder of 'reco specialist'") from None
-    except ValueError as error:
-        raise RecoError(f"{path}: damaged ({error}): {remedy}") from None
+    if not path.is_file():
+        raise RecoError(f"{path}: no such file: name a folder of 'reco specialist'")
+    values = read_json(path)
     version = values.get("format") if isinstance(values, dict) else None
     if version != FORMAT:
         raise RecoError(
@@ -529,11 +527,7 @@ def evaluate(
 
 
 def _read_binary(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RecoError(f"{path}: not a readable mask: {error}") from None
+    _, values = read_values(path)
     if values.ndim != 2:
         raise RecoError(f"{path}: has colours: a mask has one channel, 0 = not the concept")
     return values != 0

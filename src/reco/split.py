@@ -9,8 +9,8 @@ from PIL import Image
 
 from reco.datasets import Dataset
 from reco.errors import RecoError
-from reco.folder import read_image
 from reco.geometry import Geometry
+from reco.pictures import read_image, read_values
 
 Row = Mapping[str, str]
 """Of the list of a split: image, mask (may be empty), prediction, paths below `root` and masks."""
@@ -51,9 +51,8 @@ class Split:
             RecoError: no such mask.
         """
         try:
-            with Image.open(masks / row["prediction"]) as image:
-                labels = np.asarray(image).astype(np.int32)
-        except OSError as error:
-            raise RecoError(f"{masks / row['prediction']}: {error}: segment again") from None
+            labels = read_values(masks / row["prediction"])[1].astype(np.int32)
+        except RecoError as error:
+            raise RecoError(f"{error}: segment again") from None
         merge = self.reader.merge
         return labels if merge is None else merge[labels].astype(np.int32)

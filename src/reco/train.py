@@ -13,7 +13,7 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 from torch.utils.data import DataLoader, Dataset
@@ -26,9 +26,11 @@ from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import atomic, read_json, write_json
-from reco.folder import IGNORE, read_image, read_mask, read_table, write_table
+from reco.folder import IGNORE, read_mask, read_table, write_table
 from reco.geometry import BILINEAR, NEAREST, Geometry
 from reco.metrics import ConfusionMatrix
+from reco.models.images import read_checkpoint
+from reco.pictures import read_image
 from reco.progress import LOG, track
 from reco.segment import mask_writer, read_pictures
 from reco.split import Row, Split
@@ -85,7 +87,7 @@ def load_backbone(model: smp.DeepLabV3Plus, checkpoint: Path) -> None:
     Raises:
         RecoError: the checkpoint lacks keys of the encoder, or shapes differ.
     """
-    state = load_file(checkpoint)
+    state = read_checkpoint(checkpoint)
     backbone = getattr(model.encoder, "model", model.encoder)
     wanted = backbone.state_dict()
     missing = [
@@ -361,7 +363,7 @@ def segment_plus(
     description = read_json(model)
     device = resolve_device(experiment.config.device)
     network = build(description["encoder"], None, len(description["labels"]))
-    network.load_state_dict(load_file(weights))
+    network.load_state_dict(read_checkpoint(weights))
     network.to(device).eval()
     normalise = normalisation(description["encoder"])
     total = len(read_table(images))

@@ -16,6 +16,7 @@ from torchvision.transforms import functional as transforms
 from reco.errors import RecoError
 from reco.files import fingerprint
 from reco.models import Statistics
+from reco.pictures import middle
 from reco.progress import LOG
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -37,6 +38,8 @@ class Normalised:
         """See `reco.models.Backend.preprocess`; bicubic, and PIL's filters antialias."""
         size = size or (self.size if crop else None)
         image = image.convert("RGB")
+        if crop:
+            image = middle(image)
         if size is not None and min(image.size) != size:
             image = transforms.resize(image, size, InterpolationMode.BICUBIC)
         if crop:
