@@ -150,15 +150,17 @@ def make_firenet(root: Path) -> Path:
 
 
 def make_imagenet(root: Path, classes: Sequence[str] = WNIDS) -> Path:
-    """Three pictures a class in train and two in val, which is sorted into classes.
+    """Ten pictures a class in train and in val, which is sorted into classes.
+
+    So many that the paper's archives of 50 are possible.
 
     Args:
         classes: WordNet ids.
     """
     rng = np.random.default_rng(7)
     for place, wnid in enumerate(classes):
-        for number in range(5):
-            split, name = ("train", wnid) if number < 3 else ("val", "ILSVRC2012_val")
+        for number in range(20):
+            split, name = ("train", wnid) if number < 10 else ("val", "ILSVRC2012_val")
             image, _ = draw(rng, SIZES[number % 4], [0, place + 1, place + 1, 0])
-            save(image, root / split / wnid / f"{name}_{place * 10 + number:08d}.JPEG")
+            save(image, root / split / wnid / f"{name}_{place * 20 + number:08d}.JPEG")
     return root

@@ -2,9 +2,11 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -14,14 +16,29 @@ from pydantic import (
 )
 
 from reco.errors import RecoError
+from reco.explain import explain, not_text, shown
 from reco.files import fingerprint
 from reco.prompts import concept_prompts
 
 SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 
 
+def _one_line(text: str) -> str:
+    """Text as it is kept, NFC and without blanks around it."""
+    text = unicodedata.normalize("NFC", text).strip()
+    kinds = {unicodedata.category(character) for character in text}
+    if kinds & {"Cc", "Zl", "Zp"} or all(kind[0] in "CZ" for kind in kinds):
+        raise ValueError("must be one line of text that can be seen")
+    return text
+
+
+# Strict: else bytes would pass for text.
+Name = Annotated[str, Field(strict=True, min_length=1, max_length=200), AfterValidator(_one_line)]
+Line = Annotated[str, Field(strict=True, min_length=1), AfterValidator(_one_line)]
+
+
 class Concept(BaseModel):
-    """A name to find and segment; a bare string in a config file stands for its name.
+    """A name to find and segment; bare text in a config file stands for its name.
 
     Attributes:
         name: what the concept is called, in tables and figures too.
@@ -33,9 +50,9 @@ class Concept(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, max_length=200)
-    aliases: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
+    name: Name
+    aliases: tuple[Line, ...] = ()
+    prompts: tuple[Line, ...] = ()
     reference: str = ""
 
     @model_validator(mode="before")
@@ -43,13 +60,10 @@ class Concept(BaseModel):
     def _from_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
-    @field_validator("name")
+    @field_validator("reference")
     @classmethod
-    def _one_line(cls, name: str) -> str:
-        name = unicodedata.normalize("NFC", name).strip()
-        if not name or any(unicodedata.category(character) == "Cc" for character in name):
-            raise ValueError("a concept's name is one line of text and not blank")
-        return name
+    def _as_slug(cls, reference: str) -> str:
+        return reference and slugify(reference)
 
     @property
     def slug(self) -> str:
@@ -68,18 +82,21 @@ def parse_concepts(words: str | Concept | Iterable[str | Concept]) -> list[Conce
         words: names, or text with commas between names.
 
     Raises:
-        RecoError: none, a name that is too long or not one line, or two that would share files.
+        RecoError: none, a name that is no text, too long or not one line, or two that would share
+            files.
     """
-    given = [words] if isinstance(words, str | Concept) else list(words)
+    one = isinstance(words, str | bytes | Concept) or not isinstance(words, Iterable)
     found: dict[str, Concept] = {}
-    for word in given:
+    for word in [words] if one else words:
         for part in word.split(",") if isinstance(word, str) else [word]:
             if isinstance(part, str) and not part.strip():
                 continue
+            if not isinstance(part, str | Concept):
+                raise RecoError(f"a concept is text, not {type(part).__name__}")
             try:
                 concept = part if isinstance(part, Concept) else Concept(name=part)
             except ValidationError as error:
-                reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+                reason = explain(error.errors()[0], Concept).removeprefix("name: ")
                 raise RecoError(f"concept {str(part)[:40]!r}...: {reason}") from None
             found.setdefault(concept.name.casefold(), concept)
     if not found:
@@ -87,6 +104,28 @@ def parse_concepts(words: str | Concept | Iterable[str | Concept]) -> list[Conce
     concepts = list(found.values())
     check_slugs(concepts)
     return concepts
+
+
+def check_concepts(entries: object) -> list[Concept]:
+    """The concepts of a list in a config or a file, whose entries are names or mappings.
+
+    Raises:
+        RecoError: no list, an entry that is no concept, or two that would share files.
+    """
+    if not isinstance(entries, list | tuple):
+        raise RecoError(f"a list of names is wanted, as in [zebra, bus], not {shown(entries)}")
+    concepts = [_check_concept(entry, place) for place, entry in enumerate(entries, 1)]
+    check_slugs(concepts)
+    return concepts
+
+
+def _check_concept(entry: object, place: int) -> Concept:
+    if not isinstance(entry, str | Mapping | Concept):
+        raise RecoError(f"concept {place}: {not_text(entry)}")
+    try:
+        return Concept.model_validate(entry)
+    except ValidationError as error:
+        raise RecoError(f"concept {place}: {explain(error.errors()[0], Concept)}") from None
 
 
 def slugify(name: str) -> str:

@@ -4,25 +4,74 @@
 `reco schema`) to editors; tests hold the three together.
 """
 
-import difflib
-from pathlib import Path
+import re
+from datetime import date
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from reco.concepts import Concept, check_slugs
+from reco.concepts import Concept, check_concepts
+from reco.device import DEVICES, check_device
 from reco.errors import RecoError
-from reco.files import fingerprint
+from reco.explain import explain, not_text
+from reco.files import fingerprint, read_text
 
-# Folders below data/ that belong to no experiment.
-SHARED = ("downloads", "models", "packages", "photographs", "store")
+# Folders below data/ and results/ that belong to no experiment.
+SHARED = {
+    "data": ("downloads", "models", "packages", "photographs", "store"),
+    "results": ("benchmarks", "recorded"),
+}
+EXPERIMENT = r"[a-z0-9][a-z0-9_-]{0,59}"
+LISTS = (".yaml", ".yml", ".txt")  # endings of files that list concepts
+PIXELS = 8192  # no side is longer
+MANY = 1_000_000  # of images, steps: more is a slip of the hand
+
+
+def _path(value: object) -> object:
+    """`--config photos=2024` is a number to Snakemake, and the folder's name to its user."""
+    if isinstance(value, int) and not isinstance(value, bool) and Path(str(value)).exists():
+        return str(value)
+    if isinstance(value, str) and (not value.strip() or "\0" in value):
+        raise ValueError("blank: write a path, or leave the key out")
+    return value
+
+
+def _split(name: str) -> str:
+    """A split names a folder below images/, which nothing else may be reached by."""
+    parts = name.split("/")
+    if not name.isprintable() or "\\" in name or {"", ".", ".."} & {part.strip() for part in parts}:
+        raise ValueError(f"{name!r} names no folder below images/: write a name, or a/b")
+    return name
+
+
+def _number(value: object) -> object:
+    """To pydantic, True is 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number)]
+UserPath = Annotated[Path, BeforeValidator(_path)]
+SplitName = Annotated[str, AfterValidator(_split)]
 
 
 class Section(BaseModel):
     """A part of the config; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StampsIndex(Section):
@@ -35,8 +84,8 @@ class FolderIndex(Section):
     """Any folder tree of images; no labels needed. Of `imagenet` the folders' names are labels."""
 
     kind: Literal["folder", "imagenet"]
-    root: Path = Field(description="folder that is searched for images, at any depth")
-    labels: Path | None = Field(
+    root: UserPath = Field(description="folder that is searched for images, at any depth")
+    labels: UserPath | None = Field(
         None,
         description="CSV with columns path and concepts (';' between several), used for nothing "
         "but the precision of retrieval",
@@ -53,20 +102,31 @@ class FolderBenchmark(Section):
     """Labelled images under one root: our own layout (`folder`), or as a dataset is published."""
 
     kind: Literal["folder", "cityscapes", "coco_stuff", "kitti_step", "pascal_context", "firenet"]
-    root: Path = Field(
+    root: UserPath = Field(
         description="folder that holds classes.txt, images/ and masks/, or what is published"
     )
-    train_root: Path | None = Field(
+    train_root: UserPath | None = Field(
         None,
         description="coco_stuff: the folder of COCO-Stuff10K, whose train images train ReCo+",
     )
-    train: str = Field("train", description="split whose images (never masks) train ReCo+")
-    val: str = Field("val", description="split that is scored")
+    train: SplitName = Field("train", description="split whose images (never masks) train ReCo+")
+    val: SplitName = Field("val", description="split that is scored")
 
     @model_validator(mode="after")
     def _one_root(self) -> "FolderBenchmark":
         if self.train_root and self.kind != "coco_stuff":
             raise ValueError("train_root goes with kind: coco_stuff alone")
+        return self
+
+    @model_validator(mode="after")
+    def _apart(self) -> "FolderBenchmark":
+        train, val = PurePosixPath(self.train), PurePosixPath(self.val)
+        if not self.train_root and (train.is_relative_to(val) or val.is_relative_to(train)):
+            raise ValueError(
+                f"train ({train}) and val ({val}) share images: ReCo+ would be scored on what it "
+                "has learned from: name two splits; without ReCo+ write train: null, beside "
+                "benchmark"
+            )
         return self
 
 
@@ -78,18 +138,22 @@ class Stamps(Section):
         description="where the photograph packages come from: null = apt-get, else a folder that "
         "holds the .deb files or the address of a Debian mirror",
     )
-    size: int = Field(320, ge=64, le=2048, description="width and height of a scene in pixels")
-    index: int = Field(1200, ge=1, description="number of unlabelled scenes")
-    train: int = Field(240, ge=1, description="number of scenes that train ReCo+")
-    val: int = Field(120, ge=1, description="number of scenes that are scored")
+    size: Int = Field(320, ge=64, le=2048, description="width and height of a scene in pixels")
+    index: Int = Field(1200, ge=1, le=MANY, description="number of unlabelled scenes")
+    train: Int = Field(240, ge=1, le=MANY, description="number of scenes that train ReCo+")
+    val: Int = Field(120, ge=1, le=MANY, description="number of scenes that are scored")
 
 
 class Models(Section):
     """Which network plays which role."""
 
-    retrieval: str = Field("packaged", description="language-image model that ranks the index")
-    dense: str = Field("packaged", description="language-image model for dense saliency")
-    encoder: str = Field("packaged", description="image encoder that is co-segmented")
+    retrieval: str = Field(
+        "packaged", min_length=1, description="language-image model that ranks the index"
+    )
+    dense: str = Field(
+        "packaged", min_length=1, description="language-image model for dense saliency"
+    )
+    encoder: str = Field("packaged", min_length=1, description="image encoder that is co-segmented")
     statistics: Literal["own", "imagenet"] = Field(
         "own",
         description="mean and deviation of the pixels that the dense model and the encoder get: "
@@ -105,10 +169,14 @@ class Models(Section):
 class Sizes(Section):
     """Side of the network's input in pixels, per stage."""
 
-    retrieval: int = Field(256, ge=32, description="index images: shorter side, centre crop")
-    archive: int = Field(256, ge=32, description="archive images: shorter side, centre crop")
-    benchmark: int | None = Field(
-        320, ge=32, description="benchmark images: shorter side; null = as they are"
+    retrieval: Int = Field(
+        256, ge=32, le=PIXELS, description="index images: shorter side, centre crop"
+    )
+    archive: Int = Field(
+        256, ge=32, le=PIXELS, description="archive images: shorter side, centre crop"
+    )
+    benchmark: Int | None = Field(
+        320, ge=32, le=PIXELS, description="benchmark images: shorter side; null = as they are"
     )
 
 
@@ -126,62 +194,84 @@ class Cosegment(Section):
 class CRF(Section):
     """Dense CRF (Kraehenbuehl and Koltun 2011): the paper's values but for `size`, `tolerance`."""
 
-    size: int | None = Field(
-        None, ge=16, description="longer side at which the mean field runs; null = full size"
+    size: Int | None = Field(
+        None,
+        ge=16,
+        le=PIXELS,
+        description="longer side at which the mean field runs; null = full size",
     )
-    iterations: int = Field(10, ge=1, description="mean-field steps")
-    tolerance: float = Field(
+    iterations: Int = Field(10, ge=1, le=10_000, description="mean-field steps")
+    tolerance: Float = Field(
         0.001,
         ge=0,
         lt=1,
         description="how far a class's probability may move, as a share of the largest one, before "
         "its messages are computed anew; 0 = always, as pydensecrf does",
     )
-    gaussian_sxy: float = Field(1.0, gt=0, description="smoothness kernel: width in pixels")
-    gaussian_compat: float = Field(3.0, ge=0, description="smoothness kernel: weight")
-    bilateral_sxy: float = Field(67.0, gt=0, description="appearance kernel: width in pixels")
-    bilateral_srgb: float = Field(3.0, gt=0, description="appearance kernel: width in grey levels")
-    bilateral_compat: float = Field(4.0, ge=0, description="appearance kernel: weight")
+    gaussian_sxy: Float = Field(1.0, gt=0, description="smoothness kernel: width in pixels")
+    gaussian_compat: Float = Field(3.0, ge=0, description="smoothness kernel: weight")
+    bilateral_sxy: Float = Field(67.0, gt=0, description="appearance kernel: width in pixels")
+    bilateral_srgb: Float = Field(3.0, gt=0, description="appearance kernel: width in grey levels")
+    bilateral_compat: Float = Field(4.0, ge=0, description="appearance kernel: weight")
+
+
+Scale = Annotated[Float, Field(gt=0, le=10)]
 
 
 class Train(Section):
     """ReCo+: DeepLabv3+ on the pseudo-masks of the train split."""
 
     encoder: str = Field(
-        "packaged", description="backbone: packaged, or a segmentation_models_pytorch encoder"
+        "packaged",
+        min_length=1,
+        description="backbone: packaged, or a segmentation_models_pytorch encoder",
     )
     encoder_weights: str | None = Field(
         None, description="weights of such an encoder: null, 'imagenet', or a local checkpoint"
     )
-    keep: float = Field(
+    keep: Float = Field(
         1.0,
         gt=0,
         le=1,
         description="share of each image's pixels, the most salient ones, whose pseudo-labels are "
         "learned; the paper's is 1; less where most of an image shows none of the concepts",
     )
-    scale: tuple[float, float] = Field(
+    scale: tuple[Scale, Scale] = Field(
         (0.5, 2.0), description="random scale of an image, least and most; the paper's is 0.5 to 2"
     )
-    jitter: float = Field(
-        0.8, ge=0, description="strength of the colour jitter (hue: a quarter); the paper's is 0.8"
+    jitter: Float = Field(
+        0.8,
+        ge=0,
+        le=2,
+        description="strength of the colour jitter (hue: a quarter); the paper's is 0.8",
     )
-    size: int = Field(256, ge=32, description="side of a training crop in pixels")
-    iterations: int = Field(150, ge=1, description="optimiser steps")
-    batch: int = Field(8, ge=2, description="images a step")
-    lr: float = Field(5e-4, gt=0, description="Adam's learning rate")
-    backbone_lr: float = Field(
+    size: Int = Field(256, ge=32, le=PIXELS, description="side of a training crop in pixels")
+    iterations: Int = Field(150, ge=1, le=10 * MANY, description="optimiser steps")
+    batch: Int = Field(8, ge=2, le=4096, description="images a step")
+    lr: Float = Field(5e-4, gt=0, description="Adam's learning rate")
+    backbone_lr: Float = Field(
         0.0,
         ge=0,
         description="learning rate of the backbone as a share of lr; the paper's is 0.1; 0 keeps "
         "the backbone as it is, at a third of the time",
     )
-    validate_every: int = Field(
+    validate_every: Int = Field(
         0,
         ge=0,
+        le=10 * MANY,
         description="steps between looks at val, reported beside the result and used for nothing; "
         "0 = none. The released code looks every 1,000 steps and keeps the best",
     )
+
+    @field_validator("scale")
+    @classmethod
+    def _ascending(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"the least comes first: write [{scale[1]:g}, {scale[0]:g}]")
+        return scale
+
+
+ARCHIVE = 10_000  # images; all pairs of them are compared
 
 
 class Config(Section):
@@ -189,10 +279,10 @@ class Config(Section):
 
     experiment: str = Field(
         "stamps",
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$",
+        pattern=f"^{EXPERIMENT}$",
         description="name of the folders under data/ and results/",
     )
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    seed: Int = Field(0, ge=0, le=2**63 - 1, description="seed of everything random")
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda, mps")
     index: Annotated[StampsIndex | FolderIndex, Field(discriminator="kind")] = StampsIndex()
     benchmark: Annotated[StampsBenchmark | FolderBenchmark, Field(discriminator="kind")] | None = (
@@ -207,9 +297,10 @@ class Config(Section):
     concepts: list[Concept] | Path | None = Field(
         None,
         description="names or {name, aliases, prompts}, or text with commas between names; a YAML "
-        "file with such a list (.yaml, .yml); null = the classes of the benchmark",
+        "file with such a list (.yaml, .yml) or text with a name a line (.txt); null = the classes "
+        "of the benchmark",
     )
-    photos: Path | None = Field(
+    photos: UserPath | None = Field(
         None,
         description="folder of photographs without labels: they are segmented, and nothing else "
         "is done; null = none",
@@ -225,8 +316,8 @@ class Config(Section):
     )
     models: Models = Models()
     sizes: Sizes = Sizes()
-    archive_size: int = Field(20, ge=1, description="k: images retrieved for a concept")
-    archive_sizes: list[int] = Field(
+    archive_size: Int = Field(20, ge=1, le=ARCHIVE, description="k: images retrieved for a concept")
+    archive_sizes: list[Int] = Field(
         [5, 10], description="further archive sizes, for the curve of mIoU against k"
     )
     compare: dict[str, str] = Field(
@@ -234,7 +325,7 @@ class Config(Section):
         description="experiments to draw beside this one in the figures of archive size and "
         "precision, with their labels; those without results are left out",
     )
-    temperature: float = Field(10.0, gt=0, description="scale of the cosine in dense saliency")
+    temperature: Float = Field(10.0, gt=0, description="scale of the cosine in dense saliency")
     cosegment: Cosegment = Cosegment()
     crf: CRF = CRF()
     train: Train | None = Field(Train(), description="ReCo+; null = none is trained")
@@ -242,30 +333,53 @@ class Config(Section):
     @field_validator("experiment")
     @classmethod
     def _own_folder(cls, name: str) -> str:
-        if name in SHARED:
-            raise ValueError(f"data/{name} is shared by all experiments: choose another name")
+        for folder, names in SHARED.items():
+            if name in names:
+                raise ValueError(
+                    f"{folder}/{name} is shared by all experiments: choose another name"
+                )
         return name
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, name: str) -> str:
+        try:
+            return check_device(name)
+        except RecoError:
+            raise ValueError(f"{name!r} is none: write {DEVICES}") from None
 
     @field_validator("concepts", mode="before")
     @classmethod
-    def _names_in_a_line(cls, concepts: object) -> object:
-        if not isinstance(concepts, str) or concepts.endswith((".yaml", ".yml")):
-            return concepts
-        return [name.strip() for name in concepts.split(",") if name.strip()]
+    def _names_or_file(cls, concepts: object) -> object:
+        if isinstance(concepts, str) and concepts.strip().lower().endswith(LISTS):
+            return Path(concepts.strip())
+        return concepts if concepts is None or isinstance(concepts, Path) else _listed(concepts)
+
+    @field_validator("context", mode="before")
+    @classmethod
+    def _without_reference(cls, context: object) -> list[Concept]:
+        concepts = _listed(context)
+        for concept in concepts:
+            if concept.reference:
+                raise ValueError(
+                    f"{concept.name!r}: a context concept takes over no reference: leave it out"
+                )
+        return concepts
 
     @field_validator("archive_sizes")
     @classmethod
-    def _positive(cls, sizes: list[int]) -> list[int]:
-        if any(size < 1 for size in sizes):
-            raise ValueError("archive sizes are at least 1")
+    def _possible(cls, sizes: list[int]) -> list[int]:
+        if any(not 1 <= size <= ARCHIVE for size in sizes):
+            raise ValueError(f"archive sizes are at least 1 and at most {ARCHIVE}")
         return sorted(set(sizes))
 
-    @model_validator(mode="after")
-    def _distinct(self) -> "Config":
-        for group in (self.concepts, self.context):
-            if isinstance(group, list):
-                check_slugs(group)
-        return self
+    @field_validator("compare")
+    @classmethod
+    def _experiments(cls, compare: dict[str, str]) -> dict[str, str]:
+        for name in compare:
+            if not re.fullmatch(f"{EXPERIMENT}(/{EXPERIMENT})*", name):
+                raise ValueError(f"{name!r} is no name of an experiment")
+        return compare
 
     @property
     def all_archive_sizes(self) -> list[int]:
@@ -297,14 +411,42 @@ def load(*files: str | Path) -> Config:
     return check_config(merged)
 
 
-def read_yaml(file: str | Path) -> Any:
-    """Read a YAML file (plain data only)."""
+def read_concepts(file: str | Path) -> list[Concept]:
+    """The concepts that a file lists: a YAML list (.yaml, .yml), or text with a name a line.
+
+    Raises:
+        RecoError: a file that cannot be read, holds no list, or an entry that is no concept.
+    """
+    if Path(file).suffix.lower() == ".txt":
+        entries = [line for line in read_text(file).split("\n") if line.strip()]
+    else:
+        entries = read_yaml(file)
+    if not entries:
+        raise RecoError(f"{file}: names no concept: list at least one")
     try:
-        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecoError(f"{file}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecoError(f"{file}: not valid YAML: {error}") from None
+        return check_concepts(entries)
+    except RecoError as error:
+        raise RecoError(f"{file}: {error}") from None
+
+
+def read_yaml(file: str | Path) -> Any:
+    """Read a YAML file (plain data only).
+
+    Raises:
+        RecoError: no such file, a folder, or no YAML.
+    """
+    text = read_text(file)
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise RecoError(
+            f"{file}: not valid YAML: {place}{error.problem or error.context}"
+        ) from None
+    except Exception as error:  # dates that are none, numbers without end, nests without end
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RecoError(f"{file}: not valid YAML: {reason:.200}") from None
 
 
 def config_fingerprint(config: Config) -> str:
@@ -320,30 +462,21 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
             base[key] = value
 
 
+def _listed(concepts: object) -> list[Concept]:
+    """Concepts from a list, or from text with commas between names."""
+    if isinstance(concepts, int | float | date):
+        raise ValueError(not_text(concepts))
+    if isinstance(concepts, str):
+        concepts = [name.strip() for name in concepts.split(",") if name.strip()]
+    try:
+        return check_concepts(concepts)
+    except RecoError as error:
+        raise ValueError(str(error)) from None
+
+
 def _explain(problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" if key else message
-    known = _keys(location[:-1])
-    near = difflib.get_close_matches(location[-1], known, 1, 0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
-    return f"unknown key {key!r}: {hint}"
-
-
-def _keys(location: list[str]) -> list[str]:
-    """The keys that exist at a place of the config, found by walking the JSON schema."""
-    schema = Config.model_json_schema()
-    node: Any = schema
-    for part in location:
-        node = node.get("properties", {}).get(part, node)
-        for option in [node, *node.get("anyOf", []), *node.get("oneOf", [])]:
-            reference = option.get("$ref") or option.get("items", {}).get("$ref")
-            if reference:
-                node = schema["$defs"][reference.rsplit("/", 1)[1]]
-        mapping = node.get("discriminator", {}).get("mapping", {})
-        if mapping:
-            choices = [schema["$defs"][name.rsplit("/", 1)[1]] for name in mapping.values()]
-            node = {"properties": {key: {} for choice in choices for key in choice["properties"]}}
-    return sorted(node.get("properties", {}))
+    line, place, value = explain(problem, Config), problem["loc"], problem["input"]
+    if isinstance(value, int | float) and len(place) == 1 and line.endswith("in quotes"):
+        # of 2024_05_01 Snakemake makes a number, too; of a word never a truth value
+        line += f"; on the command line in two kinds of them: {place[0]}='\"...\"'"
+    return line

@@ -5,6 +5,8 @@ fingerprint of everything they depend on (the concept, the models' names, the se
 of the stage): a changed concept has new names, which alone schedules its jobs and no others.
 """
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 import reco
-from reco.concepts import Concept, check_slugs
-from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_yaml
+from reco.concepts import Concept, check_slugs, slugify
+from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_concepts
 from reco.datasets import Dataset, Folder, dataset
 from reco.errors import RecoError
 from reco.files import fingerprint, sha256
-from reco.folder import read_classes, read_table, scan
+from reco.folder import Scan, file_state, read_classes, read_table, scan
 from reco.geometry import choose_geometry
+from reco.models import checkpoint_of
 from reco.split import Split
 
 PACKAGES = "config/stamps/packages.yaml"
@@ -177,16 +180,13 @@ class Experiment:
     def model(self, role: str) -> list[str]:
         """What tells whether a role's model changed: spec, precision, code, checkpoint."""
         spec = getattr(self.config.models, role)
-        kind, _, rest = spec.partition(":")
-        checkpoint = Path(rest.split("/", 1)[-1].removeprefix("local-dir:"))
-        if kind == "packaged" or not checkpoint.exists():
-            state = ""
-        else:
-            stat = checkpoint.stat()
-            state = f"{stat.st_size}-{stat.st_mtime_ns}"
+        checkpoint = checkpoint_of(spec)
+        files = sorted(checkpoint.glob("*")) if checkpoint and checkpoint.is_dir() else [checkpoint]
+        states = [file_state(file) for file in files if file and file.exists()]
         precision = self.config.models.precision
-        code = _code("models/images", "models/half", MODULES.get(kind, "models/__init__"))
-        return [spec, precision, *code, state]
+        module = MODULES.get(spec.partition(":")[0], "models/__init__")
+        code = _code("models/images", "models/half", module)
+        return [spec, precision, *code, " ".join(f"{size}-{time}" for size, time in states)]
 
     # ---- concepts -----------------------------------------------------------------------------
 
@@ -195,15 +195,13 @@ class Experiment:
         """The concepts that are predicted, in the order of the labels, further ones after."""
         concepts = self.config.concepts
         if isinstance(concepts, Path):
-            entries = read_yaml(concepts)
-            if not isinstance(entries, list):
-                raise RecoError(f"{concepts}: must be a YAML list of concepts")
-            concepts = Config.model_validate({"concepts": entries}).concepts
-        if not isinstance(concepts, list):  # None: the names of the benchmark
+            concepts = read_concepts(concepts)
+        elif concepts is None:
             concepts = self._known_concepts
         if not concepts:
             raise RecoError("concepts: none given: list at least one name")
         check_slugs(concepts)
+        concepts = self._as_known(concepts)
         context = {concept.slug for concept in self.config.context}
         for concept in concepts:
             if concept.reference and concept.reference not in context:
@@ -214,18 +212,50 @@ class Experiment:
         place = {name: label for label, name in enumerate(self.reader.predicted)}
         return sorted(concepts, key=lambda concept: place.get(concept.name, len(place)))
 
+    @cached_property
+    def context(self) -> list[Concept]:
+        """The concepts that are eliminated as context, in order."""
+        return self._as_known(self.config.context)
+
+    def _as_known(self, concepts: Sequence[Concept]) -> list[Concept]:
+        """Concepts under the names that the classes have, which may differ in case.
+
+        Raises:
+            RecoError: two of them are one class.
+        """
+        like: dict[str, list[str]] = {}
+        for name in self._known_names:
+            like.setdefault(_fold(name), []).append(name)
+        found: dict[str, str] = {}
+        named = []
+        for concept in concepts:
+            names = like.get(_fold(concept.name), [])
+            name = names[0] if len(names) == 1 else concept.name
+            other = found.setdefault(name, concept.name)
+            if other != concept.name:
+                raise RecoError(
+                    f"concepts {other!r} and {concept.name!r} are one class, {name!r}: leave one"
+                )
+            named.append(concept.model_copy(update={"name": name}))
+        return named
+
     @property
-    def _known_concepts(self) -> list[Concept]:
+    def _known_names(self) -> Sequence[str]:
         """The names that the benchmark predicts, or that the index knows where there is none."""
         if self.config.benchmark is None and self.config.index.kind == "imagenet":
-            return [Concept(name=name) for name in dataset("imagenet").classes]
-        context = {concept.name: concept.slug for concept in self.config.context}
+            return dataset("imagenet").classes
+        return self.reader.predicted
+
+    @property
+    def _known_concepts(self) -> list[Concept]:
+        """A concept for each of these names."""
+        slugs = {concept.slug for concept in self.context}
         taken = {
-            name: context[other]
+            name: slugify(other)
             for name, other in self.reader.context.items()
-            if other in context and name not in context
+            if slugify(other) in slugs and slugify(name) not in slugs
         }
-        return [Concept(name=name, reference=taken.get(name, "")) for name in self.reader.predicted]
+        return [Concept(name=name, reference=taken.get(name, "")) for name in self._known_names]
 
     @cached_property
     def labels(self) -> list[str]:
@@ -253,13 +283,13 @@ class Experiment:
     @cached_property
     def concepts(self) -> dict[str, Concept]:
         """Every concept by slug, contexts first; a target that is a context stands once."""
-        merged = {concept.slug: concept for concept in self.config.context}
+        merged = {concept.slug: concept for concept in self.context}
         for target in self.targets:
             context = merged.setdefault(target.slug, target)
             if context != target:
                 raise RecoError(
-                    f"concept {target.name!r} is also a context concept, with other aliases or "
-                    "prompts: write it the same way in both places"
+                    f"concept {target.name!r} is also a context concept, with another spelling, "
+                    "aliases or prompts: write it the same way in both places"
                 )
         return merged
 
@@ -393,8 +423,8 @@ class Experiment:
         ]
 
 
-def images_state(experiment: Experiment) -> dict[str, str]:
-    """What tells whether images were added, replaced or taken away since they were listed.
+def scan_images(experiment: Experiment) -> dict[str, Scan]:
+    """State and number of the images of the index, of the benchmark and of the photographs.
 
     Of composed scenes only names and sizes count, for times change where they are copied.
     """
@@ -415,10 +445,23 @@ def images_state(experiment: Experiment) -> dict[str, str]:
         "index": config.index.kind == "stamps",
         "benchmark": isinstance(config.benchmark, StampsBenchmark),
     }
-    return {
+    found = {
         name: scan(*(root for root in roots if root.is_dir()), times=not composed[name])
         for name, roots in folders.items()
     }
+    if config.photos and config.photos.is_file():
+        found["photos"] = Scan(fingerprint(file_state(config.photos)), 1)
+    return found
+
+
+def images_state(experiment: Experiment) -> dict[str, str]:
+    """What tells whether images were added, replaced or taken away since they were listed."""
+    return {name: found.digest for name, found in scan_images(experiment).items()}
+
+
+def _fold(name: str) -> str:
+    """A name without case, however its accents are written."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 @cache

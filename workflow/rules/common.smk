@@ -12,8 +12,9 @@ from reco.concepts import slugify
 from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
 from reco.download import read_packages
-from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment, images_state
+from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
 from reco.files import read_json, write_json
+from reco.plan import check_plan, note_images
 
 try:
     SETTINGS = check_config(config)
@@ -23,6 +24,15 @@ try:
     CONCEPTS = list(EXPERIMENT.concepts)
     TARGETS = [concept.slug for concept in EXPERIMENT.targets]
     VARIANTS = [variant.reference_name for variant in EXPERIMENT.reference_variants]
+    # The process that plans looks at the files, and notes the state of the images: a job on a
+    # cluster plans its own part again, and shall neither look through millions of images first
+    # nor find another state, which would have it list them anew.
+    NOTED = Path(EXPERIMENT.data, "config", "images.json")
+    if workflow.is_main_process:
+        check_plan(SETTINGS)
+        STATE = note_images(EXPERIMENT, NOTED)
+    else:
+        STATE = read_json(NOTED)
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
@@ -80,23 +90,6 @@ def settled(path, source):
     return path if changed_at > made_at else ancient(path)
 
 
-def noted_state():
-    """State of the images; they are listed again when it changes.
-
-    Scenes that are as they were composed count as such, so that a first run, which begins without
-    them, and the next one agree. The process that plans looks, and notes what it saw: a job on a
-    cluster plans its own part again, and shall neither look through millions of images first nor
-    find another state, which would have it list them anew.
-    """
-    noted = Path(DATA, "config", "images.json")
-    if not workflow.is_main_process:
-        return read_json(noted)
-    state = images_state(EXPERIMENT)
-    record = Path(EXPERIMENT.scenes, "composed.json")
-    composed = read_json(record)["state"] if record.exists() else None
-    for part in ("index", "benchmark"):
-        if getattr(getattr(SETTINGS, part), "kind", None) == "stamps":
-            if composed is None or composed[part] == state[part]:
-                state[part] = "as composed"
-    write_json(noted, state)
-    return state
+def verbatim(value):
+    """A parameter as it is: in text that a person wrote, Snakemake takes {x} for a wildcard."""
+    return lambda wildcards: value

@@ -17,7 +17,6 @@ DEBS = [f"data/packages/{package.file}" for package in read_packages(PACKAGES)]
 SCENES = f"{EXPERIMENT.scenes}/composed.json" if EXPERIMENT.composed else []
 # The folders of this index name what its images show.
 NAMED = SETTINGS.index.kind == "imagenet"
-STATE = noted_state()
 
 
 rule weights:
@@ -56,7 +55,7 @@ rule fetch:
         mem_mb=500,
         runtime=60,
     params:
-        source=SETTINGS.stamps.source or "apt",
+        source=verbatim(SETTINGS.stamps.source or "apt"),
     shell:
         """
         reco --log {log} fetch \

@@ -30,7 +30,7 @@ rule embed:
         runtime=720,
         gpu=1,
     params:
-        model=SETTINGS.models.retrieval,
+        model=verbatim(SETTINGS.models.retrieval),
         size=SETTINGS.sizes.retrieval,
     shell:
         """
@@ -70,8 +70,8 @@ rule gather:
         runtime=120,
     params:
         # What the parts depend on besides these inputs.
-        model=SETTINGS.models.retrieval,
-        state=EXPERIMENT.model("retrieval"),
+        model=verbatim(SETTINGS.models.retrieval),
+        state=verbatim(EXPERIMENT.model("retrieval")),
         size=SETTINGS.sizes.retrieval,
     shell:
         """

@@ -49,7 +49,7 @@ rule evaluate:
     params:
         plus=PLUS_OPTION,
         # The rest of what scores depend on: names and geometry.
-        names=EXPERIMENT.scored,
+        names=verbatim(EXPERIMENT.scored),
         geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
     shell:
         """
@@ -66,7 +66,7 @@ rule evaluate:
 rule precision:
     input:
         archives=RANKED,
-        labels=[EXPERIMENT.index_labels] if EXPERIMENT.index_labels else [],
+        labels=[EXPERIMENT.index_labels] if SETTINGS.index.kind != "folder" else [],
         scenes=rules.catalog.output.index,
         code=code("evaluate"),
     output:
@@ -85,6 +85,8 @@ rule precision:
     params:
         # Removing a concept changes no file, only this list.
         archives=RANKED,
+        # A person's own file: {x} may be in its name, which Snakemake allows in no input.
+        labels=STATE.get("labels"),
     shell:
         """
         reco --log {log} precision \

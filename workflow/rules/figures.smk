@@ -236,7 +236,7 @@ rule figure_predictions:
     params:
         plus=PLUS_OPTION,
         methods=[method.slug for method in [EXPERIMENT.best, *EXPERIMENT.plus[-1:]]],
-        labels=EXPERIMENT.scored,
+        labels=verbatim(EXPERIMENT.scored),
         geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
     shell:
         """

@@ -7,13 +7,12 @@ torch and the one library that the spec needs.
 
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from reco.errors import RecoError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     import torch
     from PIL import Image
@@ -27,6 +26,7 @@ Role = Literal["retrieval", "dense"]
 Statistics = Literal["own", "imagenet"]
 """Which mean and standard deviation `Backend.preprocess` normalises pixels with."""
 
+LOCAL = "local-dir:"
 SPECS = (
     "packaged, open_clip:<model>/<tag or checkpoint file>, open_clip:local-dir:<folder>, "
     "timm:<model> or timm:<model>/<checkpoint file>"
@@ -105,7 +105,7 @@ def load(
     spec: str,
     *,
     device: "str | torch.device" = "cpu",
-    folder: "str | Path | None" = None,
+    folder: str | Path | None = None,
     statistics: Statistics = "own",
     precision: Precision = "full",
 ) -> Backend:
@@ -149,6 +149,18 @@ def load(
 
         return encoder.load(rest, device=device, statistics=statistics)
     raise RecoError(f"unknown model {spec!r}: write {SPECS}")
+
+
+def checkpoint_of(spec: str) -> Path | None:
+    """The file or folder of a spec's weights; None where it names none.
+
+    A tag of open_clip has the form of a file's name: only files that exist tell them apart.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "open_clip" and rest.startswith(LOCAL):
+        return Path(rest.removeprefix(LOCAL))
+    source = rest.partition("/")[2]
+    return Path(source) if source and kind in ("open_clip", "timm") else None
 
 
 def check_wanted(name: str, wanted: Iterable[Output], outputs: frozenset[Output]) -> set[Output]:
