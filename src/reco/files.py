@@ -183,6 +183,11 @@ def write_digest(path: str | Path) -> None:
     write_text(f"{path}.sha256", f"{sha256(path)}  {path.name}\n")
 
 
+def has_digest(path: str | Path) -> bool:
+    """Whether a file is there, and a digest beside it."""
+    return Path(path).is_file() and Path(f"{path}.sha256").is_file()
+
+
 def read_digest(path: str | Path) -> str:
     """The SHA-256 that `write_digest` noted beside a file.
 

@@ -19,6 +19,7 @@ from PIL import Image
 from reco.errors import RecoError
 from reco.files import MAKE_AGAIN, atomic, fingerprint, read_text
 from reco.pictures import KINDS, read_values
+from reco.pictures import read_image as read_image  # where scripts of others look for it
 
 IGNORE = -1
 RESULTS = "reco.json"  # a folder below another one that holds this was written by `reco segment`
@@ -259,7 +260,8 @@ def write_labels(path: str | Path, labels: np.ndarray) -> None:
     """Write label ids as PNG: 8-bit if all are below 255, else 16-bit; ignore (-1) as 255/65535."""
     wide = labels.max(initial=0) >= 255
     dtype, ignore = (np.uint16, 65535) if wide else (np.uint8, 255)
-    values = np.where(labels < 0, ignore, labels).astype(dtype)
+    values = labels.astype(dtype)
+    values[labels < 0] = ignore
     with atomic(path) as temporary:
         Image.fromarray(values).save(temporary, format="PNG")
 

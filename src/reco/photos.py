@@ -203,6 +203,7 @@ def segment_photos(
             found = segmenter.segment(
                 picture, concepts, background=background, crf=crf, doubtful=doubtful
             )
+            picture = None  # a large one takes half a gigabyte
             try:
                 _write(found, photo, out, todo[photo])
             except OSError as error:  # no full disk, which ends the run

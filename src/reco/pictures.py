@@ -103,7 +103,7 @@ def middle(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image upright and in 8-bit RGB, without metadata; transparency becomes white.
+    """An image upright and in 8-bit RGB; transparency becomes white.
 
     16-bit values count up to 65535 and floating ones up to 1, however bright the picture is.
 
@@ -111,6 +111,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: values beyond that.
     """
     turn = TURNS.get(_orientation(image))
+    if turn is None and image.mode == "RGB" and "transparency" not in image.info:
+        return image  # a large one takes half a gigabyte
     upright = image if turn is None else image.transpose(Image.Transpose(turn))
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _to_8_bit(np.asarray(upright), 1 if upright.mode == "F" else 65535)
@@ -118,9 +120,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         upright = upright.convert("RGBA")
         flat = Image.new("RGBA", upright.size, "white")
         upright = Image.alpha_composite(flat, upright)
-    # The same object comes back where it was RGB; its notes would turn it a second time.
     upright = upright.convert("RGB")
-    upright.info = {}
+    upright.info = {}  # these notes would turn it a second time
     return upright
 
 

@@ -3,6 +3,8 @@
 Apart from the module that segments, so that the processes that do this load no model library.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -11,6 +13,8 @@ from torch.nn.functional import interpolate
 
 from reco.config import CRF
 from reco.crf import dense_crf
+
+BAND = 1 << 20  # pixels that are looked at together
 
 
 def use_one_thread() -> None:
@@ -70,16 +74,29 @@ def mean_field(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> n
     )
 
 
-def largest(maps: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) int32: which of (C, h, w) maps is the largest at every pixel; of equal ones the first.
+def largest(maps: Tensor, size: tuple[int, int], labels: Sequence[int]) -> np.ndarray:
+    """(H, W) int32: at every pixel the label of the largest map; of equal ones the first.
 
-    They are resized (bilinear) one at a time, so that a large photograph and many concepts need no
-    more memory than two maps.
+    They are resized (bilinear) one at a time and some rows at a time, so that a large photograph
+    and many concepts need little more memory than the result.
+
+    Args:
+        maps: (C, h, w).
+        size: (H, W).
+        labels: one for each map.
     """
-    best = torch.full(size, -torch.inf)
-    place = torch.zeros(size, dtype=torch.int32)
-    for i, map_ in enumerate(maps.split(1)):
-        scaled = interpolate(map_[None], size, mode="bilinear", align_corners=False)[0, 0]
-        place[scaled > best] = i
-        torch.maximum(best, scaled, out=best)
-    return place.numpy()
+    height, width = size
+    known = np.array(labels, np.int32)
+    found = np.empty(size, np.int32)
+    tall = interpolate(maps[None], (height, maps.shape[2]), mode="bilinear", align_corners=False)[0]
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        band = tall[:, top : top + rows]
+        best = torch.full((band.shape[1], width), -torch.inf)
+        place = torch.zeros(best.shape, dtype=torch.int32)
+        for i, map_ in enumerate(band.split(1)):
+            wide = interpolate(map_[None], best.shape, mode="bilinear", align_corners=False)[0, 0]
+            place[wide > best] = i
+            torch.maximum(best, wide, out=best)
+        found[top : top + rows] = known[place.numpy()]
+    return found

@@ -4,6 +4,7 @@ import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from typing import Any
 
@@ -41,8 +42,21 @@ class Segmentation:
     @property
     def shares(self) -> dict[str, float]:
         """The share of the photograph's pixels that each concept has."""
-        counts = np.bincount(self.labels.ravel() + 1, minlength=len(self.names) + 1)[1:]
-        return dict(zip(self.names, (counts / self.labels.size).tolist(), strict=True))
+        shares = self._counts / self.labels.size
+        return dict(zip(self.names, shares.tolist(), strict=True))
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        """(n,) number of pixels of each concept; row by row, for a photograph may be large."""
+        counts = np.zeros(len(self.names) + 1, np.int64)
+        for row in self.labels:
+            counts += np.bincount(row + 1, minlength=len(counts))
+        return counts[1:]
+
+    @property
+    def _present(self) -> list[int]:
+        """Places in `names` of the concepts that have a pixel."""
+        return np.flatnonzero(self._counts).tolist()
 
     def mask(self, name: str) -> np.ndarray:
         """(H, W) bool: the pixels of one concept.
@@ -63,11 +77,15 @@ class Segmentation:
         height, width = self.labels.shape
         scale = min(1.0, (longest or max(height, width)) / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        picture = np.asarray(Image.fromarray(self.picture).resize(size, Image.Resampling.BOX))
-        small = Image.fromarray(self.labels).resize(size, Image.Resampling.NEAREST)
-        painted = paint(picture, np.asarray(small))
-        present = np.unique(self.labels[self.labels != IGNORE]).tolist()
-        return _with_legend(painted, [(self.names[place], place) for place in present])
+        step = max(1, int(1 / scale) // 2)  # of a large one, a copy of some pixels is enough
+        some = Image.fromarray(np.ascontiguousarray(self.picture[::step, ::step]))
+        picture = np.asarray(some.resize(size, Image.Resampling.BOX))
+        rows, columns = (
+            np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(int), old - 1)
+            for new, old in zip(size[::-1], self.labels.shape, strict=True)
+        )
+        painted = paint(picture, self.labels[rows[:, None], columns])
+        return _with_legend(painted, [(self.names[place], place) for place in self._present])
 
     def map_picture(self, name: str) -> Image.Image:
         """The saliency of one concept over the pale photograph: the brighter, the surer."""
@@ -89,7 +107,7 @@ class Segmentation:
         """
         height, width = self.labels.shape
         annotations: list[dict[str, Any]] = []
-        for place in np.unique(self.labels[self.labels != IGNORE]).tolist():
+        for place in self._present:
             run = coco.encode(np.asfortranarray(self.labels == place, dtype=np.uint8))
             annotations.append(
                 {

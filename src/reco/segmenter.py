@@ -416,11 +416,10 @@ class Segmenter:
         if crf and len(scores) > 1:
             shares = shrink(scores.softmax(0), self.config.crf.size).contiguous().numpy()
             scores = torch.from_numpy(mean_field(small, shares, self.config.crf))
-        found = largest(scores, picture.size[::-1])
         return Segmentation(
             np.asarray(picture),
             tuple(item.concept.name for item in learned),
-            np.array([*sure, IGNORE], np.int32)[found],
+            largest(scores, picture.size[::-1], [*sure, IGNORE][: len(scores)]),
             maps.numpy(),
             {item.concept.name: item.doubt for item in learned if item.doubt},
         )

@@ -25,7 +25,7 @@ from reco.config import Train
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import atomic, read_json, write_json
+from reco.files import atomic, read_json, write_digest, write_json
 from reco.folder import IGNORE, read_mask, read_table, write_table
 from reco.geometry import BILINEAR, NEAREST, Geometry
 from reco.metrics import ConfusionMatrix
@@ -342,6 +342,7 @@ def train_plus(
     with atomic(weights) as temporary:
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
         temporary.write_bytes(save(state))
+    write_digest(weights)
     write_json(
         model,
         {

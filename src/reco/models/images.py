@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from reco.errors import RecoError
-from reco.files import fingerprint
+from reco.files import check_digest, fingerprint, has_digest
 from reco.models import Statistics
 from reco.pictures import middle
 from reco.progress import LOG
@@ -59,12 +59,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     that keeps its weights under `model` or `state_dict` is unwrapped; of one that holds a student
     and a `teacher` (DINO), the teacher is taken.
 
+    A digest that lies beside it, as `write_digest` writes it, is compared first: a flipped bit
+    would pass for another model, whose results mix with the right ones.
+
     Raises:
-        RecoError: no such file, another format, or a pickle with more than tensors and plain data.
+        RecoError: no such file, damaged, another format, or a pickle with more than tensors and
+            plain data.
     """
     path = Path(path)
     if not path.is_file():
         raise RecoError(f"{path}: no such checkpoint")
+    if has_digest(path):
+        check_digest(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from reco.errors import RecoError
-from reco.files import atomic, fingerprint, sha256
+from reco.files import atomic, fingerprint, has_digest, sha256, write_digest
 from reco.models import Output, Role, Statistics, check_wanted
 from reco.models.images import (
     Normalised,
@@ -103,6 +103,7 @@ def convert(folder: str | Path = FOLDER) -> Path:
     path = Path(folder) / WEIGHTS
     with atomic(path) as temporary:
         save_file(state, temporary, metadata={"source_sha256": WEIGHTS_SHA256})
+    write_digest(path)
     return path
 
 
@@ -118,7 +119,7 @@ def load(
         RecoError: a package is missing, or a file is damaged.
     """
     path = Path(folder) / WEIGHTS
-    if not path.is_file():
+    if not has_digest(path):
         LOG.info("packaged: converting the weights into %s", path)
         convert(folder)
     network = timm.create_model(ARCHITECTURE, pretrained=False)
@@ -240,9 +241,10 @@ def entry_embeddings(folder: Path) -> np.ndarray:
     """
     entries = imagenet_entries()
     path = folder / f"imagenet_entries.{fingerprint(entries)}.safetensors"
-    if not path.is_file():
+    if not has_digest(path):
         with atomic(path) as temporary:
             save_file({"embeddings": torch.from_numpy(embed_sentences(entries))}, temporary)
+        write_digest(path)
     return read_checkpoint(path)["embeddings"].numpy()
 
 
