@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce pull push test test-slow test-slurm test-browser test-gpu bench lint types format lock audit clean
+.PHONY: help reproduce pull push record test test-slow test-slurm test-browser test-gpu bench lint types format lock audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -27,6 +27,16 @@ push: .venv/installed
 	$(BIN)/snakemake --cores all
 	$(BIN)/dvc commit --force --quiet
 	$(BIN)/dvc push
+
+# make record:    put what readers look at into results/recorded, which git keeps
+RECORDED := results/recorded/stamps
+record: .venv/installed
+	$(BIN)/snakemake --cores all
+	$(BIN)/dvc commit --force --quiet
+	mkdir -p $(RECORDED)/tables $(RECORDED)/figures
+	cp results/stamps/*.csv results/stamps/*.json results/stamps/config.yaml $(RECORDED)
+	cp results/stamps/tables/* $(RECORDED)/tables
+	cp results/stamps/figures/*.png $(RECORDED)/figures
 
 # Tests side by side; each then has its share of the cores.
 TESTERS ?= 2
@@ -90,9 +100,18 @@ audit:
 	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 	rm -r .venv-audit
 
-# make clean:     remove what the experiments made (not the downloads)
+# make clean:     remove what experiments made, and no other file: not downloads, models, packages,
+#                 photographs of yours, nor what git has
 clean:
-	rm -rf $(filter-out results/benchmarks/,$(wildcard results/*/)) data/store data/photographs $(filter-out data/packages data/models,$(wildcard data/*/))
+	rm -rf data/store data/photographs
+	for made in data/*/config/images.json data/*/embeddings/state.json; do \
+	    name=$${made#data/}; name=$${name%%/*}; \
+	    test -f "$$made" || continue; \
+	    rm -rf "data/$$name"; \
+	    test -d "results/$$name" || continue; \
+	    find "results/$$name" ! -type d ! -path results/stamps/config.yaml -delete; \
+	    find "results/$$name" -type d -empty -delete; \
+	done
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -31,12 +31,10 @@ PHOTOS = []
 if SETTINGS.photos:
     folder = slugify(SETTINGS.photos.absolute().name)
     PHOTOS = expand(rules.segment.output, folder=folder)
-# Results of the default experiment are in git; a clone has them, but not what they are from.
-EVIDENCE = PLUS or (f"{DATA}/masks/val" if SCORED else RANKED)
 RECORD = [f"{RESULTS}/paper_figures.ipynb", f"{RESULTS}/run.json"]
 
 
 rule all:
     default_target: True
     input:
-        PHOTOS or [TABLES, FIGURES, RECORD, EVIDENCE],
+        PHOTOS or [TABLES, FIGURES, RECORD],

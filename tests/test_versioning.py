@@ -4,6 +4,7 @@ import configparser
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from moto.server import ThreadedMotoServer
 from safetensors.numpy import load_file
 from test_workflow import EACH_ONCE, RULES
 
+from reco.config import load
 from reco.folder import read_table
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -60,18 +62,64 @@ def test_dvc_tells_nobody():
     assert settings["core"]["analytics"] == settings["core"]["check_update"] == "false"
 
 
+def committed(path):
+    """A file as the last commit has it: what a run or an edit left here is not in git."""
+    show = ["git", "-C", str(ROOT), "show", f"HEAD:{path}"]
+    done = subprocess.run(show, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"not in a git checkout: {done.stderr.strip()}")
+    return done.stdout
+
+
 def test_results_in_git_are_those_that_the_readme_shows():
-    readme = (ROOT / "README.md").read_text()
+    readme = committed("README.md")
     shown = re.findall(r"<!-- table: (\S+) -->\n(.*?)\n<!-- /table -->", readme, re.DOTALL)
     assert shown
     for path, table in shown:
-        title, made = (ROOT / path).read_text().strip().split("\n\n", 1)
+        title, made = committed(path).strip().split("\n\n", 1)
         assert title.startswith("**") and table.strip() == made
 
 
 def test_results_in_git_come_from_a_commit():
-    run = json.loads((ROOT / "results/stamps/run.json").read_text())
+    run = json.loads(committed("results/recorded/stamps/run.json"))
     assert run["git"]["changed"] == []
+
+
+def test_a_run_of_the_default_experiment_changes_no_file_that_git_has():
+    """It writes config.yaml, to the same bytes, and else only what git ignores."""
+    values = load(ROOT / "params.yaml").model_dump(mode="json")
+    made = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    assert (ROOT / "results/stamps/config.yaml").read_text() == made
+    outs = [
+        out if isinstance(out, str) else next(iter(out))
+        for stage in STAGES.values()
+        for out in [*stage.get("outs", []), *stage.get("metrics", [])]
+    ]
+    names = {out.replace("${experiment}", "stamps") for out in outs}
+    check = ["git", "-C", str(ROOT), "check-ignore", "--no-index", *names]
+    ignored = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert names - set(ignored.stdout.split("\n")) == {"results/stamps/config.yaml"}
+
+
+def test_clean_removes_what_experiments_made_and_nothing_else(tmp_path):
+    shutil.copy2(ROOT / "Makefile", tmp_path)
+    kept = [
+        *("data/downloads/imagenet/a.JPEG", "data/models/packaged/w", "data/packages/p.deb"),
+        *("data/my photos/a.jpg", "photos/a.jpg", "data/README.md", "data/holiday/a.jpg"),
+        *("results/recorded/stamps/metrics.csv", "results/benchmarks/crf.md", "results/notes.md"),
+        "results/stamps/config.yaml",
+    ]
+    gone = [
+        *("data/stamps/config/images.json", "data/stamps/scenes/a.jpg", "data/store/x/y.npy"),
+        *("data/photographs/p/a.png", "data/trip-12/embeddings/state.json"),
+        *("results/stamps/metrics.csv", "results/stamps/figures/a.png", "results/trip-12/a/b"),
+    ]
+    for name in kept + gone:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    subprocess.run(["make", "--silent", "clean"], cwd=tmp_path, check=True)
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {"Makefile", *kept}
 
 
 # ---- a run, recorded by DVC -------------------------------------------------------------------
@@ -141,8 +189,6 @@ def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("versioning")
     checkout = Checkout(copy_checkout(folder / "first"))
     checkout.configure(**SMALL)
-    for name in os.listdir(checkout.folder / "results/stamps"):
-        checkout.run("git", "rm", "-r", "--quiet", "--ignore-unmatch", f"results/stamps/{name}")
     checkout.run("git", "rm", "--quiet", "--ignore-unmatch", "dvc.lock")
     checkout.commit("small")
     checkout.run("dvc", "repro", "--quiet")
@@ -194,8 +240,6 @@ def test_neither_undoes_the_others_work(recorded):
 @pytest.mark.slow
 def test_a_second_machine_has_nothing_to_do(recorded, tmp_path):
     second = clone(recorded, tmp_path / "second")
-    # results are in git, and yet a clone without the data runs everything
-    assert (second.folder / "results/stamps/metrics.csv").exists()
     assert {"fetch", "compose", "embed", "segment_split", "train", "evaluate", "all"} <= set(
         second.plan()
     )
