@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reco.concepts import SLUG, Concept, check_slugs, slugify
+from reco.concepts import SLUG, Concept, check_slugs, parse_concepts, slugify
 from reco.errors import RecoError
 
 
@@ -60,7 +60,41 @@ def test_shared_slugs_are_refused():
         check_slugs([Concept(name="zebra"), Concept(name="zebra")])
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 201])
+@given(st.text(min_size=1, max_size=200))
+def test_a_slug_is_its_own_slug(name):
+    assert slugify(slugify(name)) == slugify(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "  ", "a\nb", "a\u2028b", "x" * 201, "\u200b", "\ufeff \u00ad", "\ue000", None, 7, b"a"],
+)
 def test_unusable_names_are_refused(name):
     with pytest.raises(ValueError, match="name"):
         Concept(name=name)
+    with pytest.raises(ValueError, match="aliases"):
+        Concept(name="bus", aliases=[name] if name != "x" * 201 else [""])
+
+
+def test_a_joiner_within_a_name_is_no_fault():
+    assert Concept(name="नेत्र\u200dका").name and Concept(name="👩\u200d🚒").name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (None, "a concept is text, not NoneType"),
+        (7, "a concept is text, not int"),
+        (b"zebra", "a concept is text, not bytes"),
+        ([None], "a concept is text, not NoneType"),
+        (["zebra", b"bus"], "a concept is text, not bytes"),
+        ("zebra, \u200b", "one line of text that can be seen"),
+        ("a" * 201, "at most 200"),
+        (" , ", "no concept was given"),
+        ([], "no concept was given"),
+    ],
+)
+def test_words_that_are_no_concepts(words, message):
+    with pytest.raises(RecoError) as error:
+        parse_concepts(words)
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from reco.config import Config, check_config, load
+from reco.config import Config, check_config, load, read_concepts, read_yaml
 from reco.errors import RecoError
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +21,10 @@ def test_a_second_root_is_for_coco_stuff_alone():
         check_config({"benchmark": benchmark})
 
 
-def test_experiments_do_not_take_shared_folders():
-    with pytest.raises(RecoError, match="data/store is shared by all experiments"):
-        check_config({"experiment": "store"})
+@pytest.mark.parametrize("folder", ["data/store", "results/benchmarks", "results/recorded"])
+def test_experiments_do_not_take_shared_folders(folder):
+    with pytest.raises(RecoError, match=f"{folder} is shared by all experiments"):
+        check_config({"experiment": folder.partition("/")[2]})
 
 
 def test_default_file_states_every_key_and_no_other():
@@ -65,20 +68,101 @@ def test_every_key_is_explained_to_people():
     ("values", "message"),
     [
         ({"archive_siz": 5}, "unknown key 'archive_siz': did you mean 'archive_size'"),
+        ({"index": {"kind": "folder", "rot": "x"}}, "unknown key 'index.rot': did you mean 'root'"),
+        ({"benchmark": {"kind": "folder", "rot": 1}}, "unknown key 'benchmark.rot': did you mean"),
         ({"crf": {"iteration": 5}}, "unknown key 'crf.iteration': did you mean 'iterations'"),
-        ({"index": {"kind": "folder", "rot": "x"}}, "did you mean 'root'"),
         ({"archive_size": "many"}, "archive_size: "),
         ({"experiment": "../x"}, "experiment: "),
-        ({"index": {"kind": "zip"}}, "index: "),
+        ({"index": {"kind": "zip"}}, "index: kind 'zip': write one of stamps, folder, imagenet"),
+        ({"index": "/photos"}, "index: keys with values are wanted here, not '/photos'"),
         ({"concepts": ["fire truck", "Fire Truck"]}, "fire-truck"),
         ({"archive_sizes": [0]}, "archive sizes are at least 1"),
+        ({"archive_sizes": 5}, "archive_sizes: a list is wanted here"),
+        ({"archive_sizes": [10**9]}, "at most 10000"),
         ({"qqq": 1}, "known keys here: archive_size"),
+        # words that YAML or Snakemake take for something else
+        ({"concepts": [False, 42]}, "concepts: concept 1: False is no text, but what YAML makes"),
+        ({"concepts": ["zebra", 42]}, "concepts: concept 2: 42 is no text, but a number"),
+        ({"concepts": 7}, "in quotes in a file; on the command line write concepts='[...]'"),
+        ({"concepts": "null"}, "concepts="),
+        ({"concepts": {"zebra": 1}}, "concepts: a list of names is wanted"),
+        ({"concepts": [{"name": "bus", "alias": "coach"}]}, "concept 1: unknown key 'alias': did"),
+        ({"concepts": [{"name": "bus", "aliases": "coach"}]}, "concept 1: aliases: a list"),
+        ({"context": [False]}, "context: concept 1: False is no text"),
+        ({"photos": 20240501}, "in quotes in a file; on the command line write photos=./..."),
+        ({"experiment": 2024}, "experiment: 2024 is no text, but a number or a date: put it in q"),
+        ({"train": False}, "train: keys with values are wanted here, not False"),
+        ({"seed": True}, "seed: True is no number"),
+        # what no stage could use
+        ({"context": [{"name": "bush", "reference": "tree"}]}, "context: 'bush': "),
+        ({"photos": " "}, "photos: blank"),
+        ({"device": "gpu"}, "device: 'gpu'"),
+        ({"device": "cuda:x"}, "device: 'cuda:x'"),
+        ({"seed": 2**70}, "seed: "),
+        ({"temperature": float("inf")}, "temperature: "),
+        ({"crf": {"tolerance": float("nan")}}, "crf.tolerance: "),
+        ({"train": {"scale": [2, 1]}}, "train.scale: the least comes first: write [1, 2]"),
+        ({"train": {"scale": [0, 1]}}, "train.scale.0: "),
+        ({"train": {"size": 10**9}}, "train.size: "),
+        ({"train": {"batch": 10**9}}, "train.batch: "),
+        ({"train": {"iterations": 10**9}}, "train.iterations: "),
+        ({"sizes": {"archive": 10**9}}, "sizes.archive: "),
+        ({"stamps": {"index": 10**9}}, "stamps.index: "),
+        ({"archive_size": 10**9}, "archive_size: "),
+        ({"models": {"dense": ""}}, "models.dense: "),
+        ({"compare": {"../x": "a"}}, "compare: '../x' is no name"),
     ],
 )
 def test_mistakes_are_explained(values, message):
     with pytest.raises(RecoError) as error:
         check_config(values)
     assert message in str(error.value)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith("config: ") for line in lines) and "lax" not in str(error.value)
+
+
+@pytest.mark.parametrize("split", ["", " ", "../x", "/x", "a\\b", "a//b", "a/../b", "x/", "\n"])
+def test_a_split_is_a_folder_below_images(split):
+    benchmark = {"kind": "folder", "root": "x", "train": split}
+    with pytest.raises(RecoError, match=r"^config: benchmark\.train: .*\Z"):
+        check_config({"benchmark": benchmark})
+
+
+@pytest.mark.parametrize(("train", "val"), [("val", "val"), ("a", "a/b"), ("a/b", "a")])
+def test_splits_share_nothing(train, val):
+    benchmark = {"kind": "folder", "root": "x", "train": train, "val": val}
+    with pytest.raises(RecoError, match=r"benchmark: train .* share images"):
+        check_config({"benchmark": benchmark})
+
+
+def test_ordinary_values_pass(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2024").mkdir()
+    benchmark = {"kind": "folder", "root": "x", "train": "a/train", "val": "été 2024"}
+    config = check_config(
+        {"photos": 2024, "device": "cuda:1", "seed": 2**63 - 1, "benchmark": benchmark}
+    )
+    assert config.photos == Path("2024") and config.benchmark.val == "été 2024"
+    assert [concept.name for concept in check_config({"context": "sky, sea"}).context] == [
+        "sky",
+        "sea",
+    ]
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(Config.model_fields)), PLAIN)
+def test_any_value_of_any_key_is_taken_or_explained(key, value):
+    try:
+        check_config({key: value})
+    except RecoError as error:
+        assert key in str(error)
+        assert all(line.startswith("config: ") for line in str(error).splitlines())
 
 
 def test_files_are_layered(tmp_path):
@@ -97,3 +181,75 @@ def test_files_that_are_no_config(tmp_path, text):
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(RecoError, match=r"bad\.yaml"):
         load(file)
+
+
+# ---- files of concepts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "- zebra\n- {name: bus, aliases: [coach]}\n"),
+        ("C.YML", "[zebra, bus]"),
+        ("names.txt", "\ufeffzebra\r\n\r\n  bus \r\n"),
+        ("Names.TXT", "zebra\nbus"),
+    ],
+)
+def test_files_of_concepts(tmp_path, name, text):
+    file = tmp_path / name
+    file.write_bytes(text.encode())
+    assert [concept.name for concept in read_concepts(file)] == ["zebra", "bus"]
+    assert check_config({"concepts": str(file)}).concepts == file
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("c.yaml", b"- zebra\n- {name: bus, alias: coach}", "concept 2: unknown key 'alias': did "),
+        ("c.yaml", b"- zebra\n- no", "concept 2: False is no text"),
+        ("c.yaml", b"[42]", "concept 1: 42 is no text"),
+        ("c.yaml", b"- ", "concept 1: text is wanted here, not null"),
+        ("c.yaml", b"zebra: 1", "a list of names is wanted, as in [zebra, bus], not a mapping"),
+        ("c.yaml", b"zebra", "a list of names is wanted"),
+        ("c.yaml", b"", "names no concept"),
+        ("c.yaml", b"# nothing", "names no concept"),
+        ("c.yaml", b"- zebra\n- [", "not valid YAML: line 2: "),
+        ("c.yaml", b"- 2024-13-45", "not valid YAML: "),
+        ("c.yaml", b"[" * 5000, "not valid YAML: "),
+        ("c.yaml", b"\x89PNG\r\n\x1a\n\0\xff", "UTF-8"),
+        ("c.txt", b"\n \n", "names no concept"),
+        ("c.txt", b"zebra\nZebra", "both shorten to 'zebra'"),
+        ("c.txt", "zébra".encode("latin-1"), "UTF-8"),
+    ],
+)
+def test_files_that_list_no_concepts(tmp_path, name, data, message):
+    file = tmp_path / name
+    file.write_bytes(data)
+    with pytest.raises(RecoError) as error:
+        read_concepts(file)
+    assert str(error.value).startswith(f"{file}: ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_concepts_that_are_not_there(tmp_path):
+    with pytest.raises(RecoError, match=r"names\.txt: no such file"):
+        read_concepts(tmp_path / "names.txt")
+    with pytest.raises(RecoError, match="a folder, not a file"):
+        read_concepts(tmp_path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(alphabet=st.characters(exclude_categories=["Cs"])) | st.text("-[]{}:&*! \n#'\"0x.~?")
+)
+@example("- &a [*a]")
+@example("- !!bool x")
+@example("? [a]")
+def test_any_text_is_read_as_yaml_or_explained(tmp_path, text):
+    file = tmp_path / "c.yaml"
+    file.write_text(text, newline="")
+    for read in (read_yaml, read_concepts, load):
+        try:
+            read(file)
+        except RecoError as error:
+            assert "\nconfig" in str(error) or len(str(error).splitlines()) == 1

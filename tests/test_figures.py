@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -121,10 +124,37 @@ def test_names_are_escaped():
     latex = to_latex(table, "50% of #1", ["R&D"], bold=True)
     assert r"a\_b \& 50\% \{x\} \textasciitilde{} \textbackslash{} & \textbf{1.0}" in latex
     assert r"\caption{50\% of \#1 R\&D}" in latex and r"\toprule" in latex
-    assert r"| a\_b & 50% {x} ~ \\ | " in to_markdown(table, "t", [], bold=False)
+    assert r"| a\_b & 50% {x} \~ \\ | " in to_markdown(table, "t", [], bold=False)
     assert cells(pd.DataFrame({"a": ["x|y"]}), MARKDOWN)["a"][0] == r"x\|y"
     assert cells(pd.DataFrame({"a": ["<b>"]}), HTML)["a"][0] == "&lt;b&gt;"
     assert cells(pd.DataFrame({"a": [True]}), LATEX)["a"][0] == r"$\checkmark$"
+    starred = cells(pd.DataFrame({"a": ["[1]", "*", "a*[b]"]}), LATEX)["a"]
+    assert list(starred) == ["{[}1]", "{*}", "a*[b]"]  # after \\\\ these would be arguments
+
+
+@given(
+    st.text(st.sampled_from("ab1 *_`[]()<>!|~$&;#:/.\\-+=@{}^\"'"), min_size=1).map(str.strip)
+    | st.sampled_from(
+        ["[x](javascript:a)", "![x](y)", "<b>", "&lt;", "a|b", "https://a.b", "www.a.b"]
+    )
+)
+def test_names_are_text_in_markdown(name):
+    table = pd.DataFrame({"Concept": [name], "P@5": [1.0]})
+    text = to_markdown(table, name, [f"Unknown: {name}"], bold=False)
+    reader = MarkdownIt().enable(["table", "strikethrough"])
+    shown = [block for block in reader.parse(text) if block.type == "inline"]
+    assert {inner.type for block in shown for inner in block.children} <= {
+        *("text", "text_special", "strong_open", "strong_close")
+    }
+    words = ["".join(inner.content for inner in block.children) for block in shown]
+    assert [" ".join(word.split()) for word in words] == [
+        " ".join(word.split()) for word in (name, "Concept", "P@5", name, "1.0", f"Unknown: {name}")
+    ]
+
+
+@pytest.mark.parametrize("name", ["fire truck", "P@5", "traffic light (red)", "R&D", "mountain!"])
+def test_ordinary_names_stay_as_they_are(name):
+    assert cells(pd.DataFrame({"a": [name]}), MARKDOWN)["a"][0] == name
 
 
 # ---- choices and drawing ----------------------------------------------------------------------

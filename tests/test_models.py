@@ -376,6 +376,64 @@ def test_timm_distilled_vit_drops_both_tokens(tmp_path: Path) -> None:
     assert model.preprocess(PICTURE).shape == (3, 224, 224)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_timm_checkpoint_of_several_machines(prefix: str, tmp_path: Path) -> None:
+    """DistributedDataParallel and torch.compile put a word before every name."""
+    network = timm.create_model("resnet18").eval()
+    state = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "w.pth")
+    x = torch.from_numpy(RNG.standard_normal((1, 3, 64, 64))).float()
+    found = load(f"timm:resnet18/{tmp_path / 'w.pth'}").encode(x, {"encoder"})["encoder"]
+    with torch.inference_mode():
+        torch.testing.assert_close(found, network.forward_features(x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 1)}),
+        ("mixer_s32_224", {}),
+        ("levit_128s", {}),
+        ("maxvit_tiny_rw_224", {}),
+    ],
+)
+def test_timm_network_of_one_size(name: str, small: dict) -> None:
+    network = timm.create_model(name, num_classes=0, **small).eval()
+    model = encoder.Encoder(f"timm:{name}", network)
+    message = rf"^timm:{name}: takes images of 224 x 224 pixels only, not 256 x 256: set sizes\."
+    with pytest.raises(RecoError, match=message):
+        model.encode(torch.zeros(1, 3, 256, 256), {"encoder"})
+    if name.startswith(("swin", "maxvit")):  # others give no map
+        found = model.encode(torch.zeros(1, 3, 224, 224), {"encoder"})["encoder"]
+        assert found.shape[1] == network.num_features
+
+
+def test_timm_network_that_fails_for_another_reason_keeps_its_error() -> None:
+    network = timm.create_model("levit_128s", num_classes=0).eval()
+    model = encoder.Encoder("timm:levit_128s", network)
+    with pytest.raises(RuntimeError, match="channels"):
+        model.encode(torch.zeros(1, 4, 224, 224), {"encoder"})
+
+
+def test_timm_network_of_two_branches_is_refused() -> None:
+    network = timm.create_model("crossvit_9_240", num_classes=0).eval()
+    with pytest.raises(RecoError, match=r"gives no .* map"):
+        encoder.Encoder("timm:crossvit_9_240", network).encode(
+            torch.zeros(1, 3, 240, 240), {"encoder"}
+        )
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("model", ["timm:resnet18", "open_clip:ViT-B-32-quickgelu"])
+def test_an_empty_checkpoint_is_told_in_a_line(model: str, ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"w.{ending}").touch()
+    with pytest.raises(
+        RecoError, match=rf"w\.{ending}[: ].*not .*readable|cannot be used"
+    ) as error:
+        load(f"{model}/{tmp_path}/w.{ending}")
+    assert "\n" not in str(error.value)
+
+
 def test_timm_cnn_from_a_moco_checkpoint(tmp_path: Path) -> None:
     network = timm.create_model("resnet18", num_classes=0).eval()
     state = {f"module.encoder_q.{key}": value for key, value in network.state_dict().items()}

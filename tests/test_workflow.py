@@ -88,6 +88,12 @@ def test_rules_that_gain_from_an_accelerator_say_so():
         ({"concepts": ["fire truck", "Fire  Truck"]}, "fire-truck"),
         ({"concepts": []}, "none given"),
         ({"benchmark": {"kind": "folder", "root": "/nonexistent"}}, "classes.txt"),
+        (
+            {"index": {"kind": "folder", "root": "/nonexistent"}},
+            "index.root: /nonexistent: no such",
+        ),
+        ({"archive_size": 13}, "holds 12 images, fewer than the archive size 13"),
+        ({"concepts": "c.yaml"}, "c.yaml: no such file"),
     ],
 )
 def test_mistakes_stop_before_any_job(project, config, message):
@@ -95,6 +101,40 @@ def test_mistakes_stop_before_any_job(project, config, message):
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_text_of_people_is_no_pattern_to_snakemake(project):
+    """Braces would be wildcards in inputs and parameters."""
+    shutil.move(project.root / "photos", project.root / "pho {x} tos")
+    (project.root / "la{x}bels.csv").write_text("path,concepts\n")
+    (project.root / "bench/classes.txt").write_text("{x}\nlemon\n{a} b\n")
+    (project.root / "w{x}.pth").touch()
+    place = {
+        name: str(project.root / name) for name in ("pho {x} tos", "la{x}bels.csv", "w{x}.pth")
+    }
+    config = {
+        "index": {"kind": "folder", "root": place["pho {x} tos"], "labels": place["la{x}bels.csv"]},
+        "models": {"retrieval": f"open_clip:RN50-quickgelu/{place['w{x}.pth']}"},
+        "stamps": {"source": "a{x}"},
+    }
+    plan = project.plan(**config)
+    assert plan["embed"] == plan["precision"] == 1
+    plan = project.plan(**config, concepts="{x}, lemon", photos=place["pho {x} tos"])
+    assert plan["segment"] == 1 and plan["cosegment"] == 3
+
+
+def test_files_of_concepts_are_read_from_the_command_line(project):
+    """`--config` makes numbers of what looks like one, and text of the rest."""
+    (project.folder / "names.txt").write_text("zebra\nbus\n")
+    shutil.copytree(project.root / "photos", project.folder / "2024")
+    done = project.snakemake("--dry-run", "--config", "photos=2024", "concepts=names.txt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert job_counts(done.stdout + done.stderr)["cosegment"] == 3
+    done = project.snakemake("--dry-run", "--config", "photos=2024_05_01")
+    assert "on the command line write photos=./..." in done.stdout + done.stderr
+    (project.folder / "2024_05_01").mkdir()
+    done = project.snakemake("--dry-run", "--config", "photos=./2024_05_01", "concepts=[7, no]")
+    assert job_counts(done.stdout + done.stderr)["cosegment"] == 3, "two names and a context"
 
 
 @pytest.mark.slow

@@ -353,6 +353,8 @@ class Config(Section):
     def _names_or_file(cls, concepts: object) -> object:
         if isinstance(concepts, str) and concepts.strip().lower().endswith(LISTS):
             return Path(concepts.strip())
+        if concepts == "null":  # as --config reads it
+            raise ValueError("'null' is a word here: on the command line, write concepts= for it")
         return concepts if concepts is None or isinstance(concepts, Path) else _listed(concepts)
 
     @field_validator("context", mode="before")
@@ -477,6 +479,7 @@ def _listed(concepts: object) -> list[Concept]:
 def _explain(problem: Any) -> str:
     line, place, value = explain(problem, Config), problem["loc"], problem["input"]
     if isinstance(value, int | float) and len(place) == 1 and line.endswith("in quotes"):
-        # of 2024_05_01 Snakemake makes a number, too; of a word never a truth value
-        line += f"; on the command line in two kinds of them: {place[0]}='\"...\"'"
+        # Snakemake takes quotes away before it looks for numbers, of which 2024_05_01 is one.
+        other = {"photos": "photos=./...", "concepts": "concepts='[...]'"}.get(place[0])
+        line += f" in a file; on the command line write {other}" if other else " in a config file"
     return line

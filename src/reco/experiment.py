@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import reco
-from reco.concepts import Concept, check_slugs, slugify
+from reco.concepts import Concept, check_concepts, check_slugs, slugify
 from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_concepts
 from reco.datasets import Dataset, Folder, dataset
 from reco.errors import RecoError
@@ -255,7 +255,12 @@ class Experiment:
             for name, other in self.reader.context.items()
             if slugify(other) in slugs and slugify(name) not in slugs
         }
-        return [Concept(name=name, reference=taken.get(name, "")) for name in self._known_names]
+        try:
+            return check_concepts(
+                [{"name": name, "reference": taken.get(name, "")} for name in self._known_names]
+            )
+        except RecoError as error:
+            raise RecoError(f"classes of the benchmark: {error}") from None
 
     @cached_property
     def labels(self) -> list[str]:

@@ -144,11 +144,16 @@ def _percent(rows: pd.DataFrame, columns: dict[str, str]) -> dict[str, pd.Series
 
 def _escape_latex(text: str) -> str:
     words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return re.sub(r"[\\~^&%$#_{}]", lambda m: words.get(m[0], "\\" + m[0]), text)
+    text = re.sub(r"[\\~^&%$#_{}]", lambda m: words.get(m[0], "\\" + m[0]), text)
+    return re.sub(r"^[\[*]", r"{\g<0>}", text)  # else a part of the \\ that ends the row before
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_|<>])", r"\\\1", text)
+    """Text that Markdown shows as it is: no link, not even of a bare address, picture or formula.
+
+    Parentheses do nothing without brackets before them.
+    """
+    return re.sub(r"[\\`*_|<>\[\]~$]|:(?=//)|(?<=www)\.|&(?=#?\w+;)", r"\\\g<0>", text)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ WRAPPERS = {
     "teacher.backbone.": ("teacher.head.", "student."),  # DINO, all in one
     "module.backbone.": ("module.head.",),  # DINO's student, or its teacher on several machines
     "backbone.": ("head.",),  # DINO's teacher
+    "module._orig_mod.": (),  # trained on several machines and compiled
+    "module.": (),
+    "_orig_mod.": (),
 }
 """Prefix of a network within what it was trained in, and prefixes of what is left out beside it."""
 
@@ -67,7 +70,7 @@ def backbone_weights(
     Of MoCo's two encoders the query encoder is taken, of DINO's two networks the teacher's
     backbone. The classifier's own layers, and what MoCo puts in their place (`fc.0`, `fc.2`), are
     left out. What is left out is logged by name; any other name stays, and `load_weights` refuses
-    it.
+    it. Prefixes that training on several machines or compilation put before all names go.
     """
     heads = [classifier] if isinstance(classifier, str) else classifier
     dropped = [f"{head}." for head in heads]
@@ -130,21 +133,47 @@ class Encoder(Normalised):
 
     @torch.inference_mode()
     def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:
-        """See `reco.models.Backend.encode`."""
+        """See `reco.models.Backend.encode`.
+
+        Raises:
+            RecoError: also where the network knows one size of image only, and gets another.
+        """
         check_wanted(self.name, wanted, self.outputs)
         images = images.to(next(self.network.parameters()).device)
         if isinstance(self.features, VitFeatures):
             return {"encoder": self.features(images)}
-        maps = self.network.forward_features(images.to(memory_format=torch.channels_last))
+        maps = self._forward(images.to(memory_format=torch.channels_last))
         channels = self.network.num_features
+        if not isinstance(maps, Tensor):  # of several branches
+            raise self._no_map()
         if maps.ndim == 4 and maps.shape[1] != channels and maps.shape[3] == channels:
             maps = maps.permute(0, 3, 1, 2)  # Swin and its kin keep channels last
         if maps.ndim != 4 or maps.shape[1] != channels:
-            raise RecoError(
-                f"{self.name}: gives no (channels, height, width) map: use a convolutional network "
-                "or a plain vision transformer"
-            )
+            raise self._no_map()
         return {"encoder": maps}
+
+    def _forward(self, images: Tensor) -> Any:
+        """What the network gives; timm says which take one size only, of which some take more."""
+        try:
+            return self.network.forward_features(images)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError) as error:
+            config, given = self.network.pretrained_cfg, tuple(images.shape[2:])
+            own = tuple(config["input_size"][1:])
+            if not config["fixed_input_size"] or given == own:
+                raise
+            raise RecoError(
+                f"{self.name}: takes images of {own[0]} x {own[1]} pixels only, not {given[0]} x "
+                f"{given[1]}: set sizes.archive and sizes.benchmark to {own[0]} where images are "
+                "square, or use another encoder"
+            ) from error
+
+    def _no_map(self) -> RecoError:
+        return RecoError(
+            f"{self.name}: gives no (channels, height, width) map: use a convolutional network "
+            "or a plain vision transformer"
+        )
 
     def embed_texts(self, sentences: Sequence[str], role: Role) -> np.ndarray:
         """Raise RecoError: there is no text network."""

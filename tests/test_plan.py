@@ -1,0 +1,200 @@
+"""What is known before any job: the concepts and their classes, and what a config names in vain."""
+
+import os
+import subprocess
+import sys
+
+import open_clip
+import pytest
+from conftest import ROOT, make_folder
+
+from reco.config import check_config
+from reco.errors import RecoError
+from reco.experiment import Experiment
+from reco.plan import check_model, check_plan, note_images
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An index and a benchmark, and a config for them."""
+    make_folder(tmp_path, index=3, train=1, val=1)
+    monkeypatch.chdir(tmp_path)
+    return {
+        "index": {"kind": "folder", "root": "photos"},
+        "benchmark": {"kind": "folder", "root": "bench"},
+        "archive_size": 3,
+        "archive_sizes": [],
+        "context": ["sky"],
+    }
+
+
+def plan(folder, classes=None, **changes):
+    if classes is not None:
+        with open("bench/classes.txt", "w", encoding="utf-8") as file:
+            file.writelines(f"{name}\n" for name in classes)
+    return Experiment(check_config({**folder, **changes}))
+
+
+# ---- concepts and classes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("classes", "concepts", "targets", "labels"),
+    [
+        (["zebra", "lion"], ["LION", "Zebra"], {"zebra": 0, "lion": 1}, 2),
+        (["Zebra", "zebra"], ["zebra"], {"zebra": 1}, 2),
+        (["Zebra", "zebra"], ["ZEBRA"], {"ZEBRA": 2}, 3),  # either: so neither
+        (["zebra"], ["zebras", "Zebra"], {"zebra": 0, "zebras": 1}, 2),
+        (["STRASSE"], ["Straße"], {"STRASSE": 0}, 1),
+        (["cafe\u0301"], ["Caf\u00e9"], {"cafe\u0301": 0}, 1),  # an accent of its own
+        (["cafe\u0301", "zoo"], None, {"cafe\u0301": 0, "zoo": 1}, 2),
+    ],
+)
+def test_concepts_are_classes_whatever_their_case(folder, classes, concepts, targets, labels):
+    experiment = plan(folder, classes, concepts=concepts)
+    found = zip(experiment.targets, experiment.target_labels.tolist(), strict=True)
+    assert {concept.name: label for concept, label in found} == targets
+    assert len(experiment.labels) == labels
+
+
+def test_aliases_stay_where_a_concept_takes_the_name_of_its_class(folder):
+    experiment = plan(folder, ["bus"], concepts=[{"name": "BUS", "aliases": ["coach"]}])
+    assert experiment.targets[0].model_dump(include={"name", "aliases"}) == {
+        "name": "bus",
+        "aliases": ("coach",),
+    }
+
+
+def test_two_concepts_are_not_one_class(folder):
+    with pytest.raises(RecoError, match=r"'Straße' and 'STRASSE' are one class, 'strasse'"):
+        _ = plan(folder, ["strasse"], concepts=["Straße", "STRASSE"]).targets
+
+
+def test_a_class_that_is_no_name_is_told(folder):
+    with pytest.raises(RecoError, match="classes of the benchmark: concept 2: name: "):
+        _ = plan(folder, ["road", "x" * 201], concepts=None).targets
+
+
+def test_a_context_concept_is_a_class_whatever_its_case(folder):
+    experiment = plan(folder, ["Sky", "road"], concepts=None)
+    assert list(experiment.concepts) == ["sky", "road"]
+    assert experiment.concepts["sky"].name == "Sky"
+
+
+def test_a_reference_is_named_as_the_concept_is(folder):
+    concepts = [{"name": "haze", "reference": "Sky"}]
+    experiment = plan(folder, ["haze"], concepts=concepts)
+    assert experiment.reference("haze") == experiment.reference("sky")
+    with pytest.raises(RecoError, match="reference 'sea' is no context concept: one of sky"):
+        _ = plan(folder, ["haze"], concepts=[{"name": "haze", "reference": "sea"}]).targets
+
+
+# ---- what is not there ------------------------------------------------------------------------
+
+
+def test_what_is_there_passes(folder):
+    labels = {**folder["index"], "labels": "bench/classes.txt"}
+    check_plan(check_config({**folder, "index": labels, "photos": "photos"}))
+    check_plan(check_config({**folder, "photos": "photos/photo 0.png"}))
+    check_plan(check_config({}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index": {"kind": "folder", "root": "nope"}}, "index.root: nope: no such folder"),
+        ({"index": {"kind": "imagenet", "root": "bench/classes.txt"}}, "index.root: bench/cl"),
+        ({"index": {"kind": "folder", "root": "photos", "labels": "x.csv"}}, "index.labels: x.csv"),
+        ({"benchmark": {"kind": "cityscapes", "root": "nope"}}, "benchmark.root: nope: no such"),
+        (
+            {"benchmark": {"kind": "coco_stuff", "root": "bench", "train_root": "nope"}},
+            "benchmark.train_root: nope",
+        ),
+        ({"photos": "nope"}, "photos: nope: no such file or folder"),
+        ({"models": {"encoder": "tim:x"}}, "models.encoder: unknown model 'tim:x': write packaged"),
+        ({"train": {"encoder": "resnet18", "encoder_weights": "x.safetensors"}}, "_weights: x.saf"),
+    ],
+)
+def test_what_is_not_there_is_named(folder, changes, message):
+    with pytest.raises(RecoError) as error:
+        check_plan(check_config({**folder, **changes}))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "unknown model ''"),
+        ("packaged:x", "unknown model 'packaged:x'"),
+        ("timm:", "unknown model 'timm:'"),
+        ("timm:resnet18/a.pth", "no such checkpoint file: a.pth"),
+        ("open_clip:ViT-L-41/openai", "did you mean ViT-L-16 or ViT-L-14"),
+        ("open_clip:ViT-L-14", "add the weights: open_clip:ViT-L-14/<tag"),
+        ("open_clip:ViT-L-14/a.pt", "no such checkpoint file: a.pt"),
+        ("open_clip:ViT-L-14//a/b", "no such checkpoint file: /a/b"),
+        ("open_clip:local-dir:nope", "no open_clip_config.json in nope"),
+    ],
+)
+def test_models_that_nothing_can_load(spec, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecoError, match=r"^models\.encoder: ") as error:
+        check_model("models.encoder", spec)
+    assert message in str(error.value)
+
+
+def test_an_image_encoder_embeds_no_text():
+    check_model("models.encoder", "timm:resnet18")
+    with pytest.raises(RecoError, match=r"models\.dense: timm:resnet18 is an image encoder"):
+        check_model("models.dense", "timm:resnet18")
+
+
+def test_every_clip_that_open_clip_fetches_passes():
+    """Its tags have neither dots nor slashes, by which files are told."""
+    for name, tag in open_clip.list_pretrained():
+        check_model("models.dense", f"open_clip:{name}/{tag}")
+
+
+def test_a_changed_checkpoint_changes_the_model(folder, tmp_path):
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "open_clip_config.json").write_text("{}")
+    spec = f"open_clip:local-dir:{export}"
+    experiment = plan(folder, models={"encoder": spec})
+    before = experiment.model("encoder")
+    assert before == experiment.model("encoder")
+    (export / "open_clip_config.json").write_text("{} ")
+    assert experiment.model("encoder") != before
+
+
+def test_archives_are_no_larger_than_the_index(folder, tmp_path):
+    note = tmp_path / "note.json"
+    assert set(note_images(plan(folder), note)) == {"index", "benchmark"} and note.exists()
+    with pytest.raises(RecoError, match=r"photos: holds 3 images, fewer than the archive size 4"):
+        note_images(plan(folder, archive_sizes=[4]), note)
+    stamps = plan(folder, index={"kind": "stamps"}, stamps={"index": 2})
+    with pytest.raises(RecoError, match=r"stamps\.index: 2 images, fewer than the archive size 3"):
+        note_images(stamps, note)
+
+
+def test_changed_labels_and_a_changed_photograph_are_noticed(folder, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,concepts\n")
+    index = {**folder["index"], "labels": "labels.csv"}
+    experiment = plan(folder, index=index, photos="photos/photo 0.png")
+    first = note_images(experiment, tmp_path / "note.json")
+    (tmp_path / "labels.csv").write_text("path,concepts\na,b\n")
+    second = note_images(experiment, tmp_path / "note.json")
+    assert {part for part in first if first[part] != second[part]} == {"labels"}
+    os.utime(tmp_path / "photos/photo 0.png", (1, 1))
+    third = note_images(experiment, tmp_path / "note.json")
+    assert {part for part in third if third[part] != second[part]} == {"index", "photos"}
+
+
+def test_planning_waits_for_no_framework():
+    code = (
+        "import sys, reco.plan; reco.plan.check_model('models.dense', 'open_clip:RN50/openai'); "
+        "print({'torch', 'timm', 'open_clip', 'transformers'} & set(sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
