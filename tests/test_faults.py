@@ -22,9 +22,11 @@ import yaml
 from conftest import CORES, Project, make_folder
 from safetensors.numpy import save_file
 
+from reco.cli import main
 from reco.errors import RecoError
 from reco.files import atomic, write_array, write_json
 from reco.folder import read_table, write_labels, write_table
+from reco.models import packaged
 from reco.store import Store, read_places
 
 RNG = np.random.default_rng(0)
@@ -135,6 +137,93 @@ def test_two_stores_of_other_values_do_not_mix(tmp_path):
     assert places["a"].shard == places["b"].shard
     found = read_places([places["a"], places["b"]])
     assert any((found == values).all() for values in (first, second))
+
+
+# ---- other damaged files ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    packaged.convert(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", [packaged.WEIGHTS, "imagenet_entries.*"])
+def test_a_flipped_bit_of_weights_is_no_other_model(weights, tmp_path, name):
+    """Its results would mix with those of the whole one."""
+    folder = shutil.copytree(weights, tmp_path / "packaged")
+    file = next(path for path in folder.glob(name) if path.suffix == ".safetensors")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RecoError, match=f"{file.name}: damaged: its SHA-256"):
+        packaged.load(folder=folder).embed_texts(["zebra"], "dense")
+    file.unlink()  # as the message says
+    packaged.convert(folder)
+    assert files(folder) == files(weights)
+
+
+def test_weights_of_an_earlier_version_are_converted_again(weights, tmp_path):
+    folder = shutil.copytree(weights, tmp_path / "packaged")
+    (folder / f"{packaged.WEIGHTS}.sha256").unlink()
+    (folder / packaged.WEIGHTS).write_bytes(b"")
+    packaged.load(folder=folder)
+    assert files(folder) == files(weights)
+
+
+EMPTIED = {"features": "csv", "text": "safetensors", "context": "safetensors"}
+
+
+@pytest.mark.parametrize("which", EMPTIED)
+@pytest.mark.parametrize("content", [b"", b"{", b"rank,path,key\n"])
+def test_an_emptied_file_is_named_by_the_job_that_reads_it(tmp_path, which, content, capsys):
+    paths = {name: tmp_path / f"{name}.{suffix}" for name, suffix in EMPTIED.items()}
+    Store(tmp_path / "store").append(["a"], RNG.standard_normal((1, 4, 2, 2)))
+    shard = Store(tmp_path / "store").places()["a"].shard
+    columns = ["rank", "path", "key", "dense_shard", "dense_row", "encoder_shard", "encoder_row"]
+    write_table(paths["features"], columns, [(1, "a.jpg", "a", shard, 0, shard, 0)])
+    unit = np.array([1, 0, 0, 0], np.float32)
+    save_file({"dense": unit}, paths["text"])
+    save_file({"lgc-ce-k1.reference": unit}, paths["context"])
+    options = ["--features", paths["features"], "--text", paths["text"]]
+    options += ["--contexts", paths["context"], "--variants", "lgc-ce-k1"]
+    call = ["cosegment", *map(str, options), "--reference", str(tmp_path / "out.safetensors")]
+    assert status(call) == 0
+    paths[which].write_bytes(content)
+    (tmp_path / "out.safetensors").unlink()
+    capsys.readouterr()
+    assert status(call) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {paths[which]}: ") and "make" in line
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def status(arguments: list[str]) -> int:
+    """Exit status of `reco`, run in this process."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["reco", *arguments])
+        main()
+        sys.exit(0)
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.EROFS, "Read-only file system", "x"), "x: Read-only file system"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys, error, said):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr("reco.embed.gather", refuse)
+    options = ["--embeddings", "e", "--usable", "u", "--skipped", "s"]
+    assert status(["gather", "part.csv", *options]) == 1
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 # ---- a full disk ------------------------------------------------------------------------------

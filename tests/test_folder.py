@@ -1,23 +1,33 @@
 """The folder layout: what is found, what is refused, and with which words."""
 
+import errno
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from reco.catalog import catalog_index, catalog_split
 from reco.datasets import Folder
 from reco.errors import RecoError
 from reco.folder import (
+    RESULTS,
     find_images,
     pair_masks,
+    printable,
     read_classes,
     read_mask,
     read_table,
     scan,
+    survey,
     write_labels,
 )
 from reco.geometry import Geometry
-from reco.pictures import read_image
+from reco.pictures import KINDS, read_image
 from reco.split import Split
 
 
@@ -44,6 +54,121 @@ def test_images_are_found_sorted_and_hidden_files_left_out(tmp_path):
     assert find_images(tmp_path) == ["a/c.png", "a/d.webp", "b.JPG"]
     with pytest.raises(RecoError, match="no such folder"):
         find_images(tmp_path / "nowhere")
+
+
+# ---- any tree of folders ----------------------------------------------------------------------
+
+NAMES = ["a", "b c", "Été", ".hidden", "@eaDir", "x.jpg"]
+FILES = ["1.jpg", "2.PNG", "3.webp", "notes.txt", ".4.jpg", "5"]
+PLACES = st.lists(st.sampled_from(NAMES), max_size=3).map("/".join)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.tuples(PLACES, st.sampled_from(FILES)), max_size=12),
+    st.lists(st.tuples(PLACES, st.sampled_from(["l1", "l2", ".l3"]), PLACES), max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_any_tree_gives_each_real_image_once_in_one_order(files, links, random):
+    """Links to folders may lead up, down, across, to themselves or nowhere."""
+    listings = []
+    for _ in range(2):
+        with TemporaryDirectory() as folder:
+            root = Path(folder, "root")
+            root.mkdir()
+            random.shuffle(files)  # the order in which a file system has them
+            for place, name in files:
+                (root / place).mkdir(parents=True, exist_ok=True)
+                (root / place / name).touch()
+            for place, name, target in links:
+                link = root / place / name
+                if link.parent.is_dir() and not os.path.lexists(link):
+                    link.symlink_to(root / target)
+            found = find_images(root)
+            real = [os.path.realpath(root / name) for name in found]
+            assert len(real) == len(set(real))
+            wanted = {
+                os.path.join(where, name)
+                for where, _, names in os.walk(root)
+                for name in names
+                if Path(name).suffix.lower() in KINDS
+                and not any(
+                    part[0] == "." or part == "@eaDir"
+                    for part in Path(where, name).relative_to(root).parts
+                )
+            }
+            assert wanted <= set(real)
+            # What is beyond has been reached by a link into a folder that is hidden otherwise.
+            assert all("/." in path or "/@eaDir" in path for path in set(real) - wanted)
+            # By the place where it is, not by a link, if there is a way without one.
+            assert {f"{root}/{name}" for name in found} >= wanted
+            assert found == sorted(found)
+            listings.append(found)
+    assert listings[0] == listings[1]
+
+
+def test_links_that_go_in_circles_end(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / name / "1.png")
+        (tmp_path / name / "all").symlink_to("..")
+    (tmp_path / "a/self").symlink_to("self")
+    (tmp_path / "a/other").symlink_to("../b")
+    (tmp_path / "b/other").symlink_to("../a")
+    assert find_images(tmp_path) == ["a/1.png", "b/1.png"]
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path, monkeypatch):
+    picture(tmp_path / "a.jpg")
+    for name in ("b.HEIC", "c.heic", "d.txt", "README"):
+        (tmp_path / name).touch()
+    picture(tmp_path / "found/masks/a.png")
+    (tmp_path / "found" / RESULTS).write_text("{}")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):  # tests run as root, whom no rights stop
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = survey(tmp_path)
+    assert found.images == ["a.jpg"]
+    assert found.remark() == (
+        ".heic (2), .txt (1), folder closed/: Permission denied (1), "
+        "folders of reco's own results (1), without an ending (1)"
+    )
+
+
+HARD = {b"caf\xe9.jpg": "caf\\xe9.jpg", b"two\nlines.jpg": "two\\nlines.jpg"}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_names_that_no_table_can_hold_are_told_apart(tmp_path, name, caplog):
+    picture(tmp_path / "photos/a.jpg")
+    Path(os.fsdecode(bytes(tmp_path / "photos") + b"/" + name)).write_bytes(b"")
+    found = survey(tmp_path / "photos")
+    assert found.images == ["a.jpg"] and [printable(odd) for odd in found.odd] == [HARD[name]]
+    assert scan(tmp_path / "photos", times=True).count == 2
+    with caplog.at_level("WARNING", "reco"):
+        catalog_index(tmp_path / "photos", tmp_path / "index.csv", 1)
+    assert f"{HARD[name]}: left out: rename it" in caplog.text
+    assert [row["path"] for row in read_table(tmp_path / "index.csv")] == ["a.jpg"]
+
+
+@given(st.text(max_size=20), st.binary(max_size=20))
+def test_printable_names_are_text_on_one_line(text, content):
+    for name in (text.encode(errors="ignore").decode(), os.fsdecode(content)):
+        shown = printable(name)
+        assert len(shown.encode().decode().splitlines()) <= 1 and printable(shown) == shown
+
+
+def test_pipes_and_broken_links_are_listed_and_read_by_nobody(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    catalog_index(tmp_path, tmp_path / "index.csv", 1)
+    rows = read_table(tmp_path / "index.csv")
+    assert [(row["path"], row["key"]) for row in rows] == [("gone.jpg", ""), ("pipe.jpg", "")]
 
 
 def test_scan_sees_additions_and_replacements(tmp_path):
@@ -95,11 +220,45 @@ def test_what_does_not_fit_is_named(benchmark, tmp_path):
     assert not table.exists()
 
 
+@pytest.mark.parametrize("text", ["cat\nfire truck\n", "cat\r\nfire truck", "cat \nfire truck\n\n"])
+def test_class_lists_as_editors_save_them(tmp_path, text):
+    for content in (text.encode(), b"\xef\xbb\xbf" + text.encode()):
+        (tmp_path / "classes.txt").write_bytes(content)
+        assert read_classes(tmp_path) == ["cat", "fire truck"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-32"])
+def test_texts_of_another_encoding_are_refused(tmp_path, encoding):
+    (tmp_path / "classes.txt").write_bytes("café\nsky\n".encode(encoding))
+    with pytest.raises(RecoError, match=r"classes\.txt: not UTF-8 text: save it as UTF-8"):
+        read_classes(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "cat\n\ndog\n", "cat\ncat\n"])
 def test_bad_class_lists(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(RecoError, match=r"classes\.txt"):
         read_classes(tmp_path)
+
+
+def test_masks_of_0_and_255_are_told_of(benchmark, tmp_path, caplog):
+    """255 means ignore, so the second class would be nowhere, and the score perfect."""
+    split = Split(Folder(("cat", "dog"), ("cat", "dog"), ""), benchmark, "val", Geometry(None))
+    for path in (benchmark / "images/val").rglob("*.jpg"):
+        picture(path, (2, 2))
+    catalog_split(split, tmp_path / "val.csv", need_masks=True)
+    assert not caplog.text
+    for path in (benchmark / "masks/val").rglob("*.png"):
+        write_labels(path, np.array([[0, -1], [-1, 0]]))
+    catalog_split(split, tmp_path / "val.csv", need_masks=True)
+    assert "in masks of 0 and 255, write 1 for 255" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "path,key\na.jpg\n", "path,key\na.jpg,1,2\n", "\xff"])
+def test_tables_that_are_torn_are_named(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(RecoError, match=r"a\.csv: .*make"):
+        read_table(tmp_path / "a.csv")
 
 
 def test_a_colour_mask_is_refused(tmp_path):

@@ -1,6 +1,8 @@
 """Segmenter, doubt, background, photographs: words in, masks out, with a model of colours."""
 
+import errno
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 import reco
+import reco.photos
 from reco import cli, models
 from reco.background import threshold
 from reco.concepts import parse_concepts
@@ -23,7 +26,8 @@ from reco.config import check_config
 from reco.doubt import doubt, vocabulary
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.photos import find_photos, segment_photos
+from reco.folder import read_table, survey
+from reco.photos import choose_out, find_photos, prepare_out, segment_photos
 from reco.refine import largest
 from reco.segmentation import Segmentation
 from reco.segmenter import Segmenter, as_picture, fit, load
@@ -135,6 +139,69 @@ def test_the_index_is_embedded_again_when_its_files_change(model, tmp_path):
     new = load(index=index, config=config).learn("orange")[0]
     assert "new.png" not in [image.path.name for image in old.archive]
     assert new.archive[0].path.name == "new.png", "what was learned from the old index is not kept"
+
+
+def test_what_is_up_to_date_is_told_by_content_not_by_time(segmenter, model, photos):
+    """An index from a machine whose clock is ahead; an archive that was emptied, and put back."""
+    (old,) = segmenter.learn("orange")
+
+    def learn():
+        return load(index=photos / "photos", config=check_config(CONFIG)).learn("orange")[0]
+
+    (index,) = Path("data").glob("*/embeddings/index.npy")
+    os.utime(index, (4e9, 4e9))
+    times = {path: path.stat().st_mtime_ns for path in Path("data").rglob("*.*") if path.is_file()}
+    assert learn().mark == old.mark
+    assert [path for path, time in times.items() if path.stat().st_mtime_ns != time] == []
+
+    (archive,) = Path("data").glob("*/archives/orange.*.csv")
+    whole = archive.read_bytes()
+    for content in (b"", b"rank,path,key,similarity,index\n", whole.splitlines()[0]):
+        archive.write_bytes(content)
+        new = learn()
+        assert new.mark == old.mark and archive.read_bytes() == whole
+        assert [image.path for image in new.archive] == [image.path for image in old.archive]
+
+
+@pytest.mark.parametrize("part", ["text", "archives", "features", "references"])
+def test_a_file_of_a_word_that_was_emptied_is_made_again(segmenter, photos, part):
+    (old,) = segmenter.learn("orange")
+    for file in Path("data").glob(f"*/{part}/*.*"):
+        file.write_bytes(b"")
+    (new,) = load(index=photos / "photos", config=check_config(CONFIG)).learn("orange")
+    assert new.mark == old.mark
+    np.testing.assert_array_equal(new.reference, old.reference)
+
+
+def test_masks_of_another_index_are_not_kept(model, photos, tmp_path):
+    make_folder(tmp_path / "mine", index=8)
+    index, folder = tmp_path / "mine/photos", photos / "bench/images/val"
+
+    def segment():
+        segmenter = load(index=index, config=check_config(CONFIG))
+        before = model.images
+        segment_photos(segmenter, find_photos([folder]), "orange, lemon", tmp_path / "out")
+        return model.images - before
+
+    assert segment() >= 4 and segment() == 0
+    for number in range(3):
+        Image.new("RGB", (96, 96), SHAPES["orange"]).save(index / f"new {number}.png")
+    assert segment() >= 4, "another index, other masks"
+
+
+def test_copies_in_an_index_count_once(model, tmp_path):
+    make_folder(tmp_path / "mine", index=8)
+    index = tmp_path / "mine/photos"
+    Image.new("RGB", (96, 96), SHAPES["orange"]).save(index / "a.png")
+    for number in range(20):
+        (index / f"z {number}.png").write_bytes((index / "a.png").read_bytes())
+    (learned,) = load(index=index, config=check_config(CONFIG)).learn("orange")
+    contents = [image.path.read_bytes() for image in learned.archive]
+    assert len(set(contents)) == len(contents) == CONFIG["archive_size"]
+    assert learned.archive[0].path.name == "a.png"
+    (skipped,) = Path("data").glob("*/embeddings/skipped.csv")
+    rows = read_table(skipped)
+    assert len(rows) == 20 and {row["reason"] for row in rows} == {"the same file as a.png"}
 
 
 def test_a_small_index_makes_small_archives(model, tmp_path):
@@ -272,11 +339,21 @@ def test_arrays_become_pictures(array):
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3)), np.ones(3)],
+    [
+        *(np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))),
+        *(np.ones(3), np.ones((4, 4), bool), None, b"photo.jpg", 7, ["photo.jpg"]),
+        *(np.full((4, 4), 200, dtype) for dtype in ("i2", "i4", "i8", "u4", "u8")),
+    ],
 )
 def test_arrays_that_are_no_pictures(array):
+    """Of whole numbers of other types nobody knows the range: read as 16 bits, 200 was black."""
     with pytest.raises(RecoError, match="is no picture"):
         as_picture(array)
+
+
+def test_a_picture_of_pillow_without_a_range_is_refused_in_a_line():
+    with pytest.raises(RecoError, match=r"^this picture: values from 300"):
+        as_picture(Image.fromarray(np.full((4, 4), 300, np.float32)))
 
 
 @pytest.mark.parametrize("size", [(3000, 20), (20, 3000), (1, 1), (5000, 1), (640, 480)])
@@ -364,6 +441,115 @@ def test_a_second_run_does_only_what_is_new(segmenter, model, photos, tmp_path):
     assert len((out / "summary.csv").read_text().splitlines()) == 1 + 2 * 4
     segment_photos(segmenter, find_photos([folder]), "orange, lemon", out, background=True)
     assert model.images == before + 5, "other settings, other masks"
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"info": {"made_from', b"[]", b"{}", b"\xff"])
+def test_torn_results_are_made_again(segmenter, photos, tmp_path, torn):
+    folder, out = photos / "bench/images/val", tmp_path / "out"
+    segment_photos(segmenter, find_photos([folder]), "orange, lemon", out)
+    whole = (out / "coco/0.json").read_bytes()
+    (out / "coco/0.json").write_bytes(torn)
+    (out / "masks/1.png").write_bytes(b"")
+    assert segment_photos(segmenter, find_photos([folder]), "orange, lemon", out) == []
+    assert (out / "coco/0.json").read_bytes() == whole
+    assert (out / "masks/1.png").stat().st_size
+
+
+def test_names_of_any_bytes_and_length_get_results(segmenter, photos, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    content = scene(photos)[0].read_bytes()
+    names = [
+        b"caf\xe9.jpg",
+        b"two\nlines.jpg",
+        b"w" * 251 + b".jpg",
+        b"w" * 250 + b"v.jpg",
+        b"a.jpg",
+    ]
+    names.append("é".encode() * 125 + b".jpg")
+    for name in names:
+        Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(content)
+    os.mkfifo(folder / "pipe.jpg")
+    failed = segment_photos(segmenter, find_photos([folder]), "orange, lemon", out)
+    assert failed == [("pipe.jpg", f"{folder}/pipe.jpg: not a file")]
+    made = {path.stem for path in (out / "masks").iterdir()}
+    assert len(made) == len(names) and {"a", "caf\\xe9", "two\\nlines"} <= made
+    assert all(len(f"{name}.json".encode()) <= 255 for name in made)
+    assert len(read_table(out / "summary.csv")) == 2 * len(names)
+
+
+def test_results_that_cannot_be_written_are_listed(segmenter, photos, tmp_path, monkeypatch):
+    write = reco.photos.write_labels
+
+    def refuse(path, labels):
+        if path.stem == "1":
+            raise OSError(errno.EIO, "Input/output error")
+        write(path, labels)
+
+    monkeypatch.setattr(reco.photos, "write_labels", refuse)
+    folder, out = photos / "bench/images/val", tmp_path / "out"
+    failed = segment_photos(segmenter, find_photos([folder]), "orange, lemon", out)
+    assert [name for name, _ in failed] == ["1.jpg"]
+    assert {path.stem for path in (out / "masks").iterdir()} == {"0", "2", "3"}
+
+
+# ---- where results go -------------------------------------------------------------------------
+
+
+def test_results_among_photographs_are_no_photographs(segmenter, photos, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(scene(photos)[0].read_bytes())
+    for _ in range(2):
+        found = find_photos([folder])
+        assert [photo.name for photo in found] == ["a.jpg"]
+        prepare_out(folder / "found", [folder])
+        segment_photos(segmenter, found, "orange, lemon", folder / "found")
+    assert survey(folder).left_out["folders of reco's own results"] == 1
+
+
+def test_results_never_go_where_something_else_is(tmp_path):
+    for name in ("trip.2024-05/1.jpg", "trip.2024-06/1.jpg", "b/trip.2024-05/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    may, june = tmp_path / "trip.2024-05", tmp_path / "trip.2024-06"
+    for place in (may, tmp_path / "x/../trip.2024-05"):
+        with pytest.raises(RecoError, match="holds the photographs"):
+            prepare_out(place, [may])
+    with pytest.raises(RecoError, match=r"holds other files: name another folder with --out"):
+        prepare_out(june, [may])
+    with pytest.raises(RecoError, match="is a file"):
+        prepare_out(may / "1.jpg", [june])
+    out = tmp_path / "out"
+    prepare_out(out, [may])
+    prepare_out(out, [may])  # again, of the same
+    with pytest.raises(RecoError, match=r"out: holds results of .*trip\.2024-05: name another"):
+        prepare_out(out, [june])
+    assert sorted(path.name for path in may.iterdir()) == ["1.jpg"]
+
+
+def test_folders_of_one_name_have_results_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [Path(name) for name in ("trip.2024-05", "trip.2024-06", "b/trip.2024-05")]
+    places = []
+    for folder in given:
+        folder.mkdir(parents=True)
+        places.append(choose_out("mine", [folder]))
+        prepare_out(places[-1], [folder])
+        assert choose_out("mine", [folder]) == places[-1], "a second run goes to the same place"
+    assert places[:2] == [Path(f"results/mine/photos/trip-2024-0{month}") for month in (5, 6)]
+    assert len(set(places)) == 3 and places[2].name.startswith("trip-2024-05-")
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_learning(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(
+        RecoError, match="out: cannot be written to: Permission denied: name another"
+    ):
+        prepare_out(tmp_path / "out", [tmp_path])
 
 
 def test_photos_of_one_stem_keep_their_endings(tmp_path):

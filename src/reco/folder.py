@@ -43,7 +43,7 @@ class Found:
 
     def remark(self) -> str:
         """What was left out, as a line for people; "" where nothing was."""
-        return ", ".join(f"{count} {what}" for what, count in sorted(self.left_out.items()))
+        return ", ".join(f"{what} ({count})" for what, count in sorted(self.left_out.items()))
 
 
 def survey(root: str | Path, kinds: Container[str] = KINDS) -> Found:
@@ -95,10 +95,10 @@ def _walk(
             with os.scandir(root / inside) as opened:
                 entries = [entry for entry in opened if not entry.name.startswith(".")]
         except OSError as error:
-            left_out[f"folder that cannot be opened ({error.strerror}: {printable(inside)})"] += 1
+            left_out[f"folder {printable(inside)}: {error.strerror}"] += 1
             continue
         if inside and any(entry.name == RESULTS for entry in entries):
-            left_out["folder of reco's own results"] += 1
+            left_out["folders of reco's own results"] += 1
             continue
         folders = [entry for entry in entries if _is_folder(entry) and entry.name not in SYSTEM]
         for folder in folders:
@@ -117,7 +117,7 @@ def _count(path: str, kinds: Container[str], found: Found) -> None:
     """Put a file where it belongs."""
     ending = os.path.splitext(path)[1].lower()
     if ending not in kinds:
-        found.left_out[f"{printable(ending)} file" if ending else "file without an ending"] += 1
+        found.left_out[printable(ending) or "without an ending"] += 1
     elif printable(path) != path:
         found.odd.append(path)
     else:
@@ -283,12 +283,12 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            header, rows = reader.fieldnames, list(reader)
     except FileNotFoundError:
         raise RecoError(f"{path}: no such file") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise RecoError(f"{path}: damaged, or no table ({error}): {MAKE_AGAIN}") from None
-    if reader.fieldnames is None:
+    if header is None:
         raise RecoError(f"{path}: empty: {MAKE_AGAIN}")
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
