@@ -22,7 +22,7 @@ from reco.app import answer, build, open_photo, table
 from reco.cli import commands
 from reco.concepts import parse_concepts
 from reco.errors import RecoError
-from reco.folder import read_image
+from reco.pictures import read_image
 from reco.segmentation import Segmentation
 from reco.segmenter import Archived, Learned
 from reco.sheets import archive_picture, archive_pictures

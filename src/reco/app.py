@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from reco.errors import RecoError
-from reco.folder import read_image
+from reco.pictures import read_image
 from reco.progress import LOG
 from reco.segmenter import Learned, Segmenter, load
 from reco.sheets import archive_pictures

@@ -345,7 +345,8 @@ def cosegment(
 @click.argument("photos", metavar="PHOTO_OR_FOLDER...", nargs=-1, required=True, type=FILE)
 @click.option(
     "--concepts",
-    help='Names with commas between: "fire truck, zebra".  [default: the experiment\'s]',
+    help='Names with commas between: "fire truck, zebra"; or a file of them (.txt, .yaml).  '
+    "[default: the experiment's]",
 )
 @EXPERIMENT
 @INDEX
@@ -386,6 +387,7 @@ def segment(
     \b
     reco segment holiday/ --concepts "zebra, fire truck" --background
     """
+    from reco.config import lists, read_concepts
     from reco.photos import choose_out, find_photos, prepare_out, segment_photos, summarize
     from reco.segmenter import load
 
@@ -394,7 +396,9 @@ def segment(
         prepare_out(out, photos)
     segmenter = load(experiment, index=index, config=config_file, archive_size=archive_size)
     settings = segmenter.config
-    words = segmenter.concepts(concepts) if concepts is not None else segmenter.targets
+    words = segmenter.targets
+    if concepts is not None:
+        words = segmenter.concepts(read_concepts(concepts) if lists(concepts) else concepts)
     if background is None:
         background = settings.background
     if not out:

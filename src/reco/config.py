@@ -351,7 +351,7 @@ class Config(Section):
     @field_validator("concepts", mode="before")
     @classmethod
     def _names_or_file(cls, concepts: object) -> object:
-        if isinstance(concepts, str) and concepts.strip().lower().endswith(LISTS):
+        if isinstance(concepts, str) and lists(concepts):
             return Path(concepts.strip())
         if concepts == "null":  # as --config reads it
             raise ValueError("'null' is a word here: on the command line, write concepts= for it")
@@ -411,6 +411,11 @@ def load(*files: str | Path) -> Config:
             raise RecoError(f"{file}: a config is a mapping of keys to values")
         _merge(merged, values)
     return check_config(merged)
+
+
+def lists(concepts: str) -> bool:
+    """Whether a text names a file that lists concepts, rather than concepts."""
+    return concepts.strip().lower().endswith(LISTS)
 
 
 def read_concepts(file: str | Path) -> list[Concept]:

@@ -22,7 +22,7 @@ from reco.pictures import KINDS, read_values
 from reco.pictures import read_image as read_image  # where scripts of others look for it
 
 IGNORE = -1
-RESULTS = "reco.json"  # a folder below another one that holds this was written by `reco segment`
+RESULTS = "reco.json"  # a folder below another one that holds this has results of ours
 SYSTEM = frozenset({"@eaDir", "__MACOSX"})  # thumbnails and forks that systems keep beside files
 
 

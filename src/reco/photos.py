@@ -139,7 +139,7 @@ def prepare_out(out: Path, given: Sequence[Path]) -> None:
     if source not in (None, _name_source(given)):
         raise RecoError(f"{out}: holds results of {', '.join(source)}: {another}")
     try:
-        write_json(out / RESULTS, {"made_by": "reco segment", "photos": _name_source(given)})
+        write_json(out / RESULTS, {"made_by": "reco", "photos": _name_source(given)})
     except OSError as error:
         raise RecoError(f"{out}: cannot be written to: {error.strerror}: {another}") from None
 

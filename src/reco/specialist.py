@@ -37,7 +37,7 @@ from reco.files import atomic, read_json, sha256, write_json
 from reco.folder import IGNORE, find_images, write_labels, write_table
 from reco.metrics import ConfusionMatrix
 from reco.models.packaged import convert
-from reco.photos import find_photos
+from reco.photos import find_photos, prepare_out
 from reco.pictures import read_image, read_values
 from reco.progress import LOG, track
 from reco.refine import mean_field, shrink
@@ -601,10 +601,12 @@ def segment_photographs(
         how many there were.
 
     Raises:
-        RecoError: no photographs, or two of one name; and at the end, if some files could not be
-            read: which. The others are done.
+        RecoError: no photographs, or two of one name; a place for results that will not do, see
+            `reco.photos.prepare_out`; and at the end, if some files could not be read: which. The
+            others are done.
     """
     named = find_photos(photos)
+    prepare_out(out, photos)
     bad = []
     for photo in track(named, "segment"):
         try:
