@@ -133,6 +133,7 @@ def test_splits_share_nothing(train, val):
     benchmark = {"kind": "folder", "root": "x", "train": train, "val": val}
     with pytest.raises(RecoError, match=r"benchmark: train .* share images"):
         check_config({"benchmark": benchmark})
+    check_config({"benchmark": benchmark, "train": None})  # nothing is learned from either
 
 
 def test_ordinary_values_pass(tmp_path, monkeypatch):

@@ -118,17 +118,6 @@ class FolderBenchmark(Section):
             raise ValueError("train_root goes with kind: coco_stuff alone")
         return self
 
-    @model_validator(mode="after")
-    def _apart(self) -> "FolderBenchmark":
-        train, val = PurePosixPath(self.train), PurePosixPath(self.val)
-        if not self.train_root and (train.is_relative_to(val) or val.is_relative_to(train)):
-            raise ValueError(
-                f"train ({train}) and val ({val}) share images: ReCo+ would be scored on what it "
-                "has learned from: name two splits; without ReCo+ write train: null, beside "
-                "benchmark"
-            )
-        return self
-
 
 class Stamps(Section):
     """How the default experiment's scenes are fetched and composed."""
@@ -383,6 +372,19 @@ class Config(Section):
                 raise ValueError(f"{name!r} is no name of an experiment")
         return compare
 
+    @model_validator(mode="after")
+    def _apart(self) -> "Config":
+        benchmark = self.benchmark
+        if self.train is None or not isinstance(benchmark, FolderBenchmark):
+            return self
+        train, val = PurePosixPath(benchmark.train), PurePosixPath(benchmark.val)
+        if not benchmark.train_root and (train.is_relative_to(val) or val.is_relative_to(train)):
+            raise ValueError(
+                f"benchmark: train ({train}) and val ({val}) share images: ReCo+ would be scored "
+                "on what it has learned from: name two splits; without ReCo+ write train: null"
+            )
+        return self
+
     @property
     def all_archive_sizes(self) -> list[int]:
         """Every archive size that is evaluated, ascending."""
@@ -398,7 +400,8 @@ def check_config(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        # A key of the user's may have line breaks in it.
+        lines = [" ".join(_explain(problem).splitlines()) for problem in error.errors()]
         raise RecoError("config: " + "\nconfig: ".join(lines)) from None
 
 
