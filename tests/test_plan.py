@@ -70,6 +70,11 @@ def test_two_concepts_are_not_one_class(folder):
         _ = plan(folder, ["strasse"], concepts=["Straße", "STRASSE"]).targets
 
 
+def test_no_concept_at_all_is_told(folder):
+    with pytest.raises(RecoError, match="concepts: none given"):
+        _ = plan(folder, concepts=" , ").targets
+
+
 def test_a_class_that_is_no_name_is_told(folder):
     with pytest.raises(RecoError, match="classes of the benchmark: concept 2: name: "):
         _ = plan(folder, ["road", "x" * 201], concepts=None).targets
