@@ -128,7 +128,7 @@ rule compose:
 rule catalog:
     input:
         scenes=SCENES,
-        code=code("catalog", "folder", "datasets"),
+        code=code("catalog", "folder", "datasets", "pictures"),
     output:
         index=f"{DATA}/images/index.csv",
         labels=[EXPERIMENT.index_labels] if NAMED else [],
@@ -155,7 +155,7 @@ rule catalog:
 rule catalog_split:
     input:
         scenes=SCENES,
-        code=code("catalog", "folder", "datasets", "split"),
+        code=code("catalog", "folder", "datasets", "pictures", "split"),
     output:
         images=f"{DATA}/images/{{split}}.csv",
     log:

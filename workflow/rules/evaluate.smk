@@ -31,7 +31,7 @@ rule evaluate:
         images=f"{DATA}/images/val.csv",
         zero_shot=f"{DATA}/masks/val",
         plus=PLUS,
-        code=code("evaluate", "metrics", "split", "geometry", "datasets"),
+        code=code("evaluate", "metrics", "split", "geometry", "datasets", "pictures"),
     output:
         metrics=f"{RESULTS}/metrics.csv",
         per_class=f"{RESULTS}/per_class.csv",

@@ -11,7 +11,7 @@ rule rare:
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
-        code=code("rare", "segment", "split", "geometry"),
+        code=code("rare", "segment", "split", "geometry", "pictures"),
     output:
         scores=f"{RESULTS}/rare.csv",
         summary=f"{RESULTS}/rare.json",

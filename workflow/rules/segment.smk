@@ -22,6 +22,7 @@ rule segment:
             "segmenter",
             "segmentation",
             "photos",
+            "pictures",
             "crf",
             "background",
             "doubt",
@@ -96,7 +97,7 @@ rule segment_split:
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
-        code=code("segment", "crf", "experiment", "split", "geometry"),
+        code=code("segment", "crf", "experiment", "split", "geometry", "pictures"),
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
     log:

@@ -17,7 +17,7 @@ rule train:
         masks=f"{DATA}/masks/train",
         val=f"{DATA}/images/val.csv" if LOOKS else [],
         weights=weights("encoder") if BACKBONE == "packaged" else [],
-        code=code("train", "split", "geometry"),
+        code=code("train", "split", "geometry", "pictures"),
     output:
         weights=f"{DATA}/reco_plus/model.safetensors",
         model=f"{DATA}/reco_plus/model.json",
@@ -54,7 +54,7 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
-        code=code("train", "segment", "crf", "split", "geometry"),
+        code=code("train", "segment", "crf", "split", "geometry", "pictures"),
     output:
         masks=directory(f"{DATA}/masks/plus"),
     log:
