@@ -2,6 +2,8 @@
 
 It is served to this machine alone and fetches nothing from any other. What a person typed or
 uploaded goes through `Segmenter` and `read_image` like anything else, and is shown as plain text.
+Others on this machine can open it, too, and so can any web page try to: Gradio, which knows how to
+read files and addresses that it is told of, gets only requests that have passed `Gate`.
 """
 
 import os
@@ -11,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reco.errors import RecoError
 from reco.pictures import read_image
@@ -23,10 +26,18 @@ from reco.sheets import archive_pictures
 
 if TYPE_CHECKING:
     from gradio import Blocks
+    from starlette.datastructures import Headers
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOST = "127.0.0.1"
 NAMES = [HOST, "localhost"]  # a page of another name may not talk to this one through the browser
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # browsers keep to it
+POLICY = (  # browsers keep to it: no other host is asked, no other page may frame this one
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+PHOTO_BYTES = 100 * 2**20  # of an uploaded file
+WORDS_LENGTH = 2000  # characters of all words
+FORM_BYTES = 100_000  # of a request, besides a photograph
 PREVIEW = 640  # pixels of the longer side
 NONE = "none of these"
 HEADERS = ["word", "share of pixels", "doubt"]
@@ -98,6 +109,8 @@ def answer(
     learned: list[Learned] = []
     try:
         picture = open_photo(photo)
+        if len(words) > WORDS_LENGTH:
+            raise RecoError(f"words of {len(words)} characters: at most {WORDS_LENGTH} in all")
         learned = segmenter.learn(words)
         archives = [archive_pictures(item.archive) for item in learned]
         if not doubtful and all(item.doubt for item in learned):
@@ -150,9 +163,10 @@ def table(
 
 
 def build(segmenter: Segmenter) -> "Blocks":
-    """The page of a segmenter, to be served with `serve` or by Gradio's own means.
+    """The page of a segmenter.
 
-    One photograph is segmented at a time, whoever asks.
+    `serve` guards it; served by Gradio's own means, it keeps to Gradio's rules alone. One
+    photograph is segmented at a time, whoever asks.
 
     Raises:
         RecoError: Gradio is not installed.
@@ -276,6 +290,161 @@ def _trouble(gr: ModuleType, text: str, *, visible: bool) -> object:
     )
 
 
+# ---- what the page may be asked ---------------------------------------------------------------
+
+API = "/gradio_api/"
+FILE, UPLOAD, JOIN = f"{API}file=", f"{API}upload", f"{API}queue/join"
+READ = {"/", "/favicon.ico", "/manifest.json", "/theme.css"} | {
+    f"{API}{name}" for name in ("app_id", "queue/data", "upload_progress")
+}
+READ_BELOW = ("/assets/", "/static/")  # files of Gradio's package
+
+
+class Photo(BaseModel):
+    """An uploaded file, as the page names it. Its address is left out: it might be fetched."""
+
+    path: str
+    meta: Annotated[dict[Literal["_type"], Literal["gradio.FileData"]], Field(min_length=1)]
+
+
+class Asked(BaseModel):
+    """What the page sends once something in it was pressed or changed."""
+
+    model_config = ConfigDict(strict=True)
+
+    data: tuple[Photo | None] | tuple[Photo | None, str, bool, bool]
+    fn_index: int
+    trigger_id: int | None = None
+    session_hash: Annotated[str, Field(max_length=100)]
+
+
+class RefusedError(Exception):
+    """Status and sentence that answer a request which the page does not make."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Gate:
+    """ASGI middleware that lets through what the page itself asks for, and nothing else.
+
+    Args:
+        app: what is behind it.
+        folder: holds what was uploaded or drawn; no other file is read or shown.
+        inputs: how many values each function of the page takes, by its number.
+    """
+
+    def __init__(self, app: "ASGIApp", folder: Path, inputs: dict[int, int]) -> None:
+        self.app, self.folder, self.inputs = app, folder.resolve(), inputs
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        from starlette.responses import JSONResponse
+
+        try:
+            passed = await self._check(scope, receive) if scope["type"] == "http" else receive
+        except RefusedError as refused:
+            await JSONResponse({"detail": str(refused)}, refused.status)(scope, receive, send)
+        else:
+            await self.app(scope, passed, send)
+
+    async def _check(self, scope: "Scope", receive: "Receive") -> "Receive":
+        """What gives the body of a request to those behind.
+
+        Raises:
+            RefusedError: the page would not ask this.
+        """
+        from starlette.datastructures import Headers
+        from starlette.formparsers import MultiPartException
+
+        method, path = scope["method"], scope["path"]
+        if is_foreign(method, Headers(scope=scope)):
+            raise RefusedError(403, "this page answers no other page")
+        if method in ("GET", "HEAD"):
+            shown = path.startswith(FILE) and self._holds(path.removeprefix(FILE))
+            if shown or path in READ or path.startswith(READ_BELOW):
+                return receive
+        if method == "POST" and path == UPLOAD:
+            # Gradio counts the bytes of each file, but not those of all. This error is one that it
+            # expects: it takes away what it has written.
+            most = f"more than the maximum allowed size of {PHOTO_BYTES} bytes"
+            return bounded(receive, PHOTO_BYTES + FORM_BYTES, MultiPartException(most))
+        if method == "POST" and path == JOIN:
+            long = RefusedError(413, f"too many words: at most {WORDS_LENGTH} characters in all")
+            return replayed(self._asked(await body(bounded(receive, FORM_BYTES, long))), receive)
+        raise RefusedError(403, "this page has no such place, or no such file")
+
+    def _asked(self, text: bytes) -> bytes:
+        """The same written anew, so that nobody reads in it what was not checked here."""
+        try:
+            asked = Asked.model_validate_json(text)
+        except ValidationError:
+            raise RefusedError(400, "this page does not ask that") from None
+        if self.inputs.get(asked.fn_index) != len(asked.data):
+            raise RefusedError(400, "this page has no such function")
+        photo = asked.data[0]
+        if photo and not self._holds(photo.path):
+            raise RefusedError(400, "no such photo was uploaded: drop it into the box again")
+        return asked.model_dump_json().encode()
+
+    def _holds(self, path: str) -> bool:
+        """Whether a file was uploaded or drawn. Of others, not even whether they exist is told."""
+        try:
+            found = Path(path).resolve()
+            return found.is_relative_to(self.folder) and found.is_file()
+        except (OSError, ValueError):  # names that no file can have
+            return False
+
+
+def is_foreign(method: str, headers: "Headers") -> bool:
+    """Whether a browser asks in the name of another page, other than by following a link to ours.
+
+    A page at another port of this machine is another page. What sends neither header is no browser
+    that uploads, or reads, for a page.
+    """
+    origin = headers.get("origin")
+    if origin is not None:
+        return origin != f"http://{headers.get('host')}"
+    followed = method in ("GET", "HEAD") and headers.get("sec-fetch-dest") == "document"
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed
+
+
+def bounded(receive: "Receive", most: int, error: Exception) -> "Receive":
+    """A body that ends with an error once it has more bytes, whatever its headers say."""
+    count = 0
+
+    async def counted() -> "Message":
+        nonlocal count
+        message = await receive()
+        count += len(message.get("body", b""))
+        if count > most:
+            raise error
+        return message
+
+    return counted
+
+
+async def body(receive: "Receive") -> bytes:
+    """All of a body; less where the client is gone."""
+    found, more = b"", True
+    while more:
+        message = await receive()
+        found, more = found + message.get("body", b""), message.get("more_body", False)
+    return found
+
+
+def replayed(text: bytes, receive: "Receive") -> "Receive":
+    """A body that was read already, and then whatever comes after it."""
+    waiting = [text]
+
+    async def replay() -> "Message":
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return replay
+
+
 def serve(
     experiment: str = "stamps",
     *,
@@ -293,41 +462,58 @@ def serve(
     Raises:
         RecoError: Gradio is not installed, the port is taken, or what `reco.load` raises.
     """
+    with TemporaryDirectory(prefix="reco-app-") as folder:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a closed terminal; not with nohup
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+        _gradio(folder)
+        import uvicorn
+
+        with _listen(port) as listener:
+            page = build(load(experiment, index=index, config=config))
+            settings = uvicorn.Config(
+                _guarded(page, Path(folder), port),
+                ws="none",
+                log_level="warning",
+                timeout_graceful_shutdown=1,  # open pages hold connections for ever
+                headers=[
+                    ("Content-Security-Policy", POLICY),
+                    ("X-Content-Type-Options", "nosniff"),
+                ],
+            )
+            LOG.info("open http://%s:%d in a browser; Ctrl-C ends it", HOST, port)
+            uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _guarded(page: "Blocks", folder: Path, port: int) -> "ASGIApp":
+    """The page as a web application that reads files of `folder` alone."""
     gr = _gradio()
-    import uvicorn
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    with _listen(port) as listener, TemporaryDirectory(prefix="reco-app-") as folder:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        page = build(load(experiment, index=index, config=config))
-        outer = FastAPI(openapi_url=None)
-        outer.add_middleware(TrustedHostMiddleware, allowed_hosts=NAMES)
-        # Not page.launch(): it knows how to open tunnels, and goes through proxies to itself.
-        gr.mount_gradio_app(
-            outer,
-            page,
-            path="/",
-            server_name=HOST,
-            server_port=port,
-            root_path="",
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            theme=gr.themes.Default(font=FONTS, font_mono=FONTS),
-            css=CSS,
-        )
-        settings = uvicorn.Config(
-            outer,
-            log_level="warning",
-            timeout_graceful_shutdown=1,  # open pages hold connections for ever
-            headers=[("Content-Security-Policy", POLICY)],
-        )
-        LOG.info("open http://%s:%d in a browser; Ctrl-C ends it", HOST, port)
-        uvicorn.Server(settings).run(sockets=[listener])
+    outer = FastAPI(openapi_url=None)
+    inputs = {number: len(function.inputs) for number, function in page.fns.items()}
+    outer.add_middleware(Gate, folder=folder, inputs=inputs)
+    outer.add_middleware(TrustedHostMiddleware, allowed_hosts=NAMES)  # added last: asked first
+    # Not page.launch(): it knows how to open tunnels, and goes through proxies to itself.
+    gr.mount_gradio_app(
+        outer,
+        page,
+        path="/",
+        server_name=HOST,
+        server_port=port,
+        root_path="",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        max_file_size=PHOTO_BYTES,
+        theme=gr.themes.Default(font=FONTS, font_mono=FONTS),
+        css=CSS,
+    )
+    page.has_launched = True  # else Gradio takes every file for one of the page's own
+    return outer
 
 
 def _listen(port: int) -> socket.socket:
@@ -340,8 +526,10 @@ def _listen(port: int) -> socket.socket:
         ) from None
 
 
-def _gradio() -> ModuleType:
-    """Gradio, told to keep quiet before it is imported."""
+def _gradio(folder: str | None = None) -> ModuleType:
+    """Gradio, told before it is imported to keep quiet, and its files in `folder`."""
+    if folder:
+        os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
