@@ -396,8 +396,9 @@ def segment(
         prepare_out(out, photos)
     segmenter = load(experiment, index=index, config=config_file, archive_size=archive_size)
     settings = segmenter.config
-    words = segmenter.targets
-    if concepts is not None:
+    if concepts is None:
+        words = segmenter.targets
+    else:
         words = segmenter.concepts(read_concepts(concepts) if lists(concepts) else concepts)
     if background is None:
         background = settings.background
