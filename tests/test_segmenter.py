@@ -627,7 +627,8 @@ def test_the_command_segments_and_tells(segmenter, photos, tmp_path):
     assert "orange" in output and "in doubt" in output and "of 4" in output
     Path("names.txt").write_bytes(b"\xef\xbb\xbforange\r\nxqzt\r\n")
     listed = ["names.txt" if word == "orange, xqzt" else word for word in common]
-    assert run(folder, *listed, "--out", tmp_path / "out")[:2] == (0, output)
+    code, again, _ = run(folder, *listed, "--out", tmp_path / "out")
+    assert code == 0 and again.split("found in")[1] == output.split("found in")[1]
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/a.jpg").write_bytes(b"no")
     (tmp_path / "broken/b.jpg").write_bytes((folder / "0.jpg").read_bytes())
