@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reco.evaluate import precision
+from reco.folder import write_table
 from reco.metrics import ConfusionMatrix
 
 FIXTURE = Path(__file__).parent / "fixtures" / "metrics.npz"
@@ -66,3 +68,15 @@ def test_pixels_without_a_label_drop_out(ignored):
     labels[:, 20:] = ignored
     some.update(labels, predictions)
     np.testing.assert_array_equal(some.counts, all_.counts)
+
+
+def test_precision_counts_what_the_labels_say_in_any_case(tmp_path):
+    write_table(tmp_path / "labels.csv", ["path", "concepts"], [("a", "Cat;dog"), ("b", "DOG")])
+    write_table(tmp_path / "archive.csv", ["rank", "path"], [(1, "a"), (2, "b"), (3, "c")])
+    archives = [(name, tmp_path / "archive.csv") for name in ("cat", "Dog", "owl")]
+    assert precision(archives, tmp_path / "labels.csv", [1, 2]) == [
+        ("cat", 1, "1.0000", 1),
+        ("cat", 2, "0.5000", 1),
+        ("Dog", 1, "1.0000", 2),
+        ("Dog", 2, "1.0000", 2),
+    ]

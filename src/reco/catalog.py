@@ -48,6 +48,18 @@ def label_index(index: Path, table: Path) -> None:
     write_table(table, ["path", "concepts"], rows)
 
 
+def read_index_labels(labels: Path) -> dict[str, set[str]]:
+    """What images of the index show, by path: names, in the form that disregards case.
+
+    Args:
+        labels: CSV with columns path and concepts (';' between several).
+    """
+    return {
+        row["path"]: {name.strip().casefold() for name in row["concepts"].split(";")}
+        for row in read_table(labels)
+    }
+
+
 def catalog_split(split: Split, table: Path, *, need_masks: bool) -> None:
     """List a split: image, mask (may be empty), prediction (name of the predicted mask), digests.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reco.catalog import read_index_labels
 from reco.errors import RecoError
 from reco.experiment import Method
 from reco.folder import read_table
@@ -118,20 +119,21 @@ def precision(
 
     Args:
         archives: (concept name, archive CSV).
-        labels: CSV with columns path and concepts (';' between several).
+        labels: see `read_index_labels`.
         sizes: the values of k.
 
     Returns:
         (concept, k, precision, number of index images that show it) for every concept that the
         labels know.
     """
-    shown = {row["path"]: set(row["concepts"].split(";")) for row in read_table(labels)}
+    shown = read_index_labels(labels)
     everything = [name for names in shown.values() for name in names]
     rows = []
     for name, archive in archives:
-        total = everything.count(name)
+        known = name.casefold()
+        total = everything.count(known)
         if not total:
             continue
-        hits = [name in shown.get(row["path"], ()) for row in read_table(archive)]
+        hits = [known in shown.get(row["path"], ()) for row in read_table(archive)]
         rows += [(name, k, f"{np.mean(hits[:k]):.4f}", total) for k in sizes if k <= len(hits)]
     return rows

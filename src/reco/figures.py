@@ -29,6 +29,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+from reco.catalog import read_index_labels
 from reco.colors import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION, YELLOW
 from reco.experiment import Experiment, Method
 from reco.files import atomic, read_tensors
@@ -147,8 +148,8 @@ def read_archive(
     rows = read_table(experiment.archive(slug))[: min(count, variant.archive_size)]
     reference = read_tensors(experiment.reference(slug))
     pictures = [read_image(experiment.index_root / row["path"]) for row in rows]
-    labels = read_table(experiment.index_labels) if experiment.index_labels else []
-    shows = {row["path"]: name in row["concepts"].split(";") for row in labels}
+    labels = read_index_labels(experiment.index_labels) if experiment.index_labels else {}
+    shows = {path: name.casefold() in names for path, names in labels.items()}
     known = any(shows.values())
     return Archive(
         name,
