@@ -25,8 +25,8 @@ from reco import crf
 from reco.config import CRF
 from reco.crf import dense_crf
 from reco.folder import find_images
-from reco.pictures import read_image
 from reco.models import load
+from reco.pictures import read_image
 from reco.refine import use_one_thread
 from reco.segment import saliency
 

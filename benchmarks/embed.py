@@ -14,8 +14,8 @@ from measure import compare, report
 from reco.embed import BATCH, compute_missing
 from reco.errors import RecoError
 from reco.folder import find_images
-from reco.pictures import read_image
 from reco.models import load
+from reco.pictures import read_image
 from reco.store import Store
 
 IMAGES, SIZE = 128, 320
