@@ -183,6 +183,11 @@ class Checkout:
         self.run("git", "commit", "--quiet", "--message", message)
 
 
+def recorded_run(test):
+    """Mark a slow test that shares one recorded run, and so its process (pytest -n)."""
+    return pytest.mark.slow(pytest.mark.xdist_group("recorded")(test))
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """A run of `dvc repro`, committed, and pushed to a remote in a folder."""
@@ -214,7 +219,7 @@ def pull(checkout):
     return checkout.run("bash", "-ec", script)
 
 
-@pytest.mark.slow
+@recorded_run
 def test_neither_undoes_the_others_work(recorded):
     assert recorded.plan() == {}
     assert recorded.run("dvc", "status", "--quiet") == ""
@@ -237,7 +242,7 @@ def test_neither_undoes_the_others_work(recorded):
     assert recorded.run("dvc", "status", "--quiet") == ""
 
 
-@pytest.mark.slow
+@recorded_run
 def test_a_second_machine_has_nothing_to_do(recorded, tmp_path):
     second = clone(recorded, tmp_path / "second")
     assert {"fetch", "compose", "embed", "segment_split", "train", "evaluate", "all"} <= set(
@@ -276,7 +281,7 @@ def s3(monkeypatch):
     server.stop()
 
 
-@pytest.mark.slow
+@recorded_run
 def test_a_second_machine_with_s3(recorded, tmp_path, s3):
     keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     second = clone(recorded, tmp_path / "second", "s3://reco/stamps")
@@ -288,7 +293,7 @@ def test_a_second_machine_with_s3(recorded, tmp_path, s3):
     assert second.plan() == {}
 
 
-@pytest.mark.slow
+@recorded_run
 def test_an_experiment_of_dvc(recorded, tmp_path):
     third = clone(recorded, tmp_path / "third")
     pull(third)
