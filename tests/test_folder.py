@@ -115,6 +115,7 @@ def test_links_that_go_in_circles_end(tmp_path):
     (tmp_path / "a/other").symlink_to("../b")
     (tmp_path / "b/other").symlink_to("../a")
     assert find_images(tmp_path) == ["a/1.png", "b/1.png"]
+    assert find_images(tmp_path / "a") == ["1.png", "other/1.png"], "up and out leads nowhere"
 
 
 def test_what_is_left_out_is_counted_and_named(tmp_path, monkeypatch):

@@ -47,7 +47,8 @@ class Found:
 
 
 def survey(root: str | Path, kinds: Container[str] = KINDS) -> Found:
-    """Look through a folder at any depth. Links are followed, but each real folder counts once.
+    """Look through a folder at any depth. Links are followed, but each real folder counts once,
+    and none that the folder lies in.
 
     A folder is listed where it really is rather than by a link to it, so the order does not
     depend on the file system. Hidden files and folders, folders of results of ours and those that
@@ -63,7 +64,9 @@ def survey(root: str | Path, kinds: Container[str] = KINDS) -> Found:
     root = Path(root)
     if not root.is_dir():
         raise RecoError(f"{root}: no such folder: mend the 'root' of the index or benchmark")
-    found, seen = Found(), set[tuple[int, int]]()
+    found = Found()
+    # A link that leads up, above the folder, would bring in whatever lies there.
+    seen = {_identity(parent) for parent in root.resolve().parents}
     starts = [""]
     while starts:
         links: list[str] = []
@@ -88,10 +91,10 @@ def _walk(
     while waiting:
         inside = waiting.pop()
         try:
-            state = os.stat(root / inside)
-            if (state.st_dev, state.st_ino) in seen:
+            identity = _identity(root / inside)
+            if identity in seen:
                 continue
-            seen.add((state.st_dev, state.st_ino))
+            seen.add(identity)
             with os.scandir(root / inside) as opened:
                 entries = [entry for entry in opened if not entry.name.startswith(".")]
         except OSError as error:
@@ -104,6 +107,11 @@ def _walk(
         for folder in folders:
             (links if folder.is_symlink() else waiting).append(f"{inside}{folder.name}/")
         yield inside, [entry for entry in entries if not _is_folder(entry)]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    state = folder.stat()
+    return state.st_dev, state.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
