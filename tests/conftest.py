@@ -100,6 +100,7 @@ class Project:
             "device": "cpu",
             "index": {"kind": "folder", "root": str(self.root / "photos")},
             "benchmark": {"kind": "folder", "root": str(self.root / "bench")},
+            "recipe": "paper",
             "context": ["sky"],
             "sizes": {"retrieval": 64, "archive": 64, "benchmark": 64},
             "archive_size": 4,

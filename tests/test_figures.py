@@ -46,16 +46,16 @@ from reco.tables import (
 )
 
 ROOT = Path(__file__).parents[1]
-METRICS_CSV = """method,lgc,ce,crf,archive_size,split,mean_iou,pixel_accuracy,mean_accuracy
-denseclip,False,False,False,0,val,0.196,0.322,nan
-denseclip,False,False,True,0,val,0.2,0.3,0.3
-reference,True,True,False,3,val,0.1,0.3,0.4
-reco,True,True,False,3,val,0.31049,0.5,0.4
-reco,True,False,False,3,val,0.3,0.5,0.4
-reco,True,True,False,2,val,0.25,0.5,0.4
-reco,True,True,True,3,val,0.3095,0.5,0.4
-reco_plus,True,True,False,3,val,0.4,0.5,0.4
-reco_plus,True,True,True,3,val,0.2,0.5,0.4
+METRICS_CSV = """method,recipe,lgc,ce,crf,archive_size,split,mean_iou,pixel_accuracy,mean_accuracy
+denseclip,paper,False,False,False,0,val,0.196,0.322,nan
+denseclip,paper,False,False,True,0,val,0.2,0.3,0.3
+reference,paper,True,True,False,3,val,0.1,0.3,0.4
+reco,paper,True,True,False,3,val,0.31049,0.5,0.4
+reco,paper,True,False,False,3,val,0.3,0.5,0.4
+reco,paper,True,True,False,2,val,0.25,0.5,0.4
+reco,paper,True,True,True,3,val,0.3095,0.5,0.4
+reco_plus,paper,True,True,False,3,val,0.4,0.5,0.4
+reco_plus,paper,True,True,True,3,val,0.2,0.5,0.4
 """
 BEST = Method("reco", True, True, True, 3)
 
@@ -78,7 +78,7 @@ def retrieval(**precisions):
 
 
 def test_components_are_in_percent_at_the_main_archive_size(metrics):
-    table = components_table(metrics, 3)
+    table = components_table(metrics, BEST, BEST)
     assert list(table.Method) == [
         "DenseCLIP",
         "DenseCLIP",
@@ -99,7 +99,7 @@ def test_cells_that_are_equal_once_rounded_are_all_bold():
 
 
 def test_methods(metrics):
-    table = methods_table(metrics, BEST)
+    table = methods_table(metrics, BEST, BEST)
     assert list(table.Method) == [
         *("DenseCLIP", "DenseCLIP with CRF", "ReCo", "ReCo with CRF", "ReCo+", "ReCo+ with CRF"),
     ]
@@ -323,7 +323,7 @@ def experiment(request, tmp_path, monkeypatch):
     known = [("cat", k, 1 / k, 3) for k in (1, 2, 3)] if made.index_labels else []
     write_table("retrieval.csv", RETRIEVAL, known)
     scores = [
-        (m.method, m.lgc, m.ce, m.crf, m.archive_size, "val", 0.1, 0.2, 0.3)
+        (m.method, m.recipe, m.lgc, m.ce, m.crf, m.archive_size, "val", 0.1, 0.2, 0.3)
         for m in [*made.zero_shot, *made.plus]
     ]
     write_table("metrics.csv", METRICS, scores)

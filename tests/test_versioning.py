@@ -129,6 +129,7 @@ SMALL = {
     "sizes": {"retrieval": 128, "archive": 128, "benchmark": 128},
     "concepts": ["tiger", "zebra"],
     "context": ["lake"],
+    "bank": {"size": 5, "scales": [128, 160]},
     "archive_size": 4,
     "archive_sizes": [2],
     "crf": {"iterations": 2},
@@ -298,7 +299,7 @@ def test_an_experiment_of_dvc(recorded, tmp_path):
     pull(third)
     third.run("dvc", "exp", "run", "--name", "three", "-S", "archive_size=3")
     metrics = read_table(third.folder / "results/stamps/metrics.csv")
-    assert {row["archive_size"] for row in metrics} == {"0", "2", "3"}
+    assert {row["archive_size"] for row in metrics} == {"0", "2", "3", "5"}
     assert third.plan() == {}
     assert "three" in third.run("dvc", "exp", "list", "--name-only")
     said = third.run("dvc", "params", "diff", "--json")

@@ -223,7 +223,7 @@ def catalog(config_file: Path, index: Path, labels: Path | None) -> None:
     from reco.catalog import catalog_index, label_index
 
     experiment = _experiment(config_file)
-    catalog_index(experiment.index_root, index, experiment.config.all_archive_sizes[-1])
+    catalog_index(experiment.index_root, index, experiment.config.deepest_archive)
     if labels:
         label_index(index, labels)
 
@@ -298,8 +298,33 @@ def retrieve(config_file: Path, embeddings: Path, images: Path) -> None:
 def features(config_file: Path) -> None:
     """Compute dense features of the archives' images; only those that the store lacks."""
     from reco.embed import embed_archives
+    from reco.models import keeping_loader
 
-    embed_archives(_experiment(config_file))
+    embed_archives(_experiment(config_file), keeping_loader())
+
+
+@commands.command()
+@CONFIG
+@click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
+def whiten(config_file: Path, embeddings: Path) -> None:
+    """Measure the spaces that seeds are compared in, on a sample of the index."""
+    from reco.models import keeping_loader
+    from reco.whitening import whiten_index
+
+    whiten_index(_experiment(config_file), embeddings, keeping_loader())
+
+
+@commands.command()
+@click.option("--features", type=FILE, required=True, help="CSV: where the features are.")
+@click.option("--whitening", type=FILE, required=True, help="File of `reco whiten`.")
+@click.option("--scales", required=True, help="Shorter sides in pixels, such as '320 448'.")
+@click.option("--size", type=click.IntRange(2), required=True, help="Archive images at most.")
+@click.option("--bank", type=FILE, required=True, help="safetensors to write.")
+def bank(features: Path, whitening: Path, scales: str, size: int, bank: Path) -> None:
+    """Find the seeds of one concept's archive and keep them all: its bank."""
+    from reco.bank import bank_archive
+
+    bank_archive(features, whitening, [int(scale) for scale in scales.split()], size, bank)
 
 
 @commands.command()
@@ -587,7 +612,7 @@ def evaluate(
     rows, class_rows = evaluate(methods, experiment.split("val"), images, experiment.scored)
     write_table(metrics, METRICS, rows)
     write_table(per_class, PER_CLASS, class_rows)
-    write_json(summary, summarize(read_table(metrics), experiment.best))
+    write_json(summary, summarize(read_table(metrics), experiment.best, experiment.paper))
 
 
 @commands.command()
@@ -699,7 +724,7 @@ def table_components(
     from reco.tables import components_table, provenance_of_split, write_tables
 
     experiment = _experiment(config_file)
-    made = components_table(pd.read_csv(metrics), experiment.config.archive_size)
+    made = components_table(pd.read_csv(metrics), experiment.paper, experiment.best)
     title = "Parts of ReCo: language guidance (LGC), context elimination (CE), CRF, in percent."
     notes = [provenance_of_split(experiment, images), uncommitted(run)]
     write_tables(made, title, notes, *files)
@@ -726,7 +751,7 @@ def table_methods(
     from reco.tables import best_on_val, methods_table, provenance_of_split, write_tables
 
     experiment = _experiment(config_file)
-    made = methods_table(pd.read_csv(metrics), experiment.best)
+    made = methods_table(pd.read_csv(metrics), experiment.paper, experiment.best)
     looks = best_on_val(pd.read_csv(curve)) if curve else ""
     notes = [looks, provenance_of_split(experiment, images), uncommitted(run)]
     write_tables(made, "Segmentation, in percent.", notes, *files)
@@ -834,7 +859,13 @@ def figure_predictions(
     if plus:
         folders += [plus / method.slug for method in methods if method.method == "reco_plus"]
     chosen = choose_predictions(experiment.split("val"), read_table(images), folders, count)
-    names = [method_name(method.method, method.crf) for method in methods]
+    ways = {method.recipe for method in methods if method.method == "reco"}
+    names = [
+        method_name(method.method, method.crf, method.recipe if len(ways) > 1 else "")
+        if method.method == "reco"
+        else method_name(method.method, method.crf)
+        for method in methods
+    ]
     write_figure(
         predictions_figure(chosen, names, experiment.scored), *files, remark=uncommitted(run)
     )
@@ -857,7 +888,7 @@ def figure_archive_size(
     label, others = experiment.compared("metrics.csv")
     drawn = archive_size_figure(
         pd.read_csv(metrics),
-        experiment.best,
+        experiment.paper,
         label or "ReCo",
         {name: pd.read_csv(path) for name, path in others.items()},
     )

@@ -180,6 +180,27 @@ class Cosegment(Section):
     )
 
 
+class Bank(Section):
+    """The recipe `seedbank` (docs/recipe.md)."""
+
+    size: Int = Field(
+        30, ge=2, le=10_000, description="archive images that give a seed each; all are kept"
+    )
+    scales: list[Annotated[Int, Field(ge=32, le=PIXELS)]] = Field(
+        [320, 448],
+        min_length=1,
+        max_length=8,
+        description="shorter sides in pixels at which images are looked at; scores are averaged",
+    )
+
+    @field_validator("scales")
+    @classmethod
+    def _different(cls, scales: list[int]) -> list[int]:
+        if len(set(scales)) < len(scales):
+            raise ValueError("a scale is given twice: leave one")
+        return scales
+
+
 class CRF(Section):
     """Dense CRF (Kraehenbuehl and Koltun 2011): the paper's values but for `size`, `tolerance`."""
 
@@ -305,6 +326,12 @@ class Config(Section):
     )
     models: Models = Models()
     sizes: Sizes = Sizes()
+    recipe: Literal["paper", "seedbank"] = Field(
+        "paper",
+        description="how archives become masks: as in the paper, or by a bank of seeds in whitened "
+        "space (docs/recipe.md); tables of a benchmark always have the paper's, too",
+    )
+    bank: Bank = Bank()
     archive_size: Int = Field(20, ge=1, le=ARCHIVE, description="k: images retrieved for a concept")
     archive_sizes: list[Int] = Field(
         [5, 10], description="further archive sizes, for the curve of mIoU against k"
@@ -385,10 +412,34 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_geometry(self) -> "Config":
+        if self.recipe == "seedbank" and self.geometry == "released":
+            raise ValueError(
+                "recipe: seedbank has no released code: write geometry: whole, or recipe: paper"
+            )
+        return self
+
+    @property
+    def banked(self) -> bool:
+        """Whether concepts have a bank of seeds."""
+        return self.recipe == "seedbank"
+
+    @property
+    def referenced(self) -> bool:
+        """Whether concepts have the paper's references, which every table has rows of."""
+        return self.recipe == "paper" or self.benchmark is not None
+
     @property
     def all_archive_sizes(self) -> list[int]:
-        """Every archive size that is evaluated, ascending."""
+        """Every size of the paper's archives that is evaluated, ascending."""
         return sorted({*self.archive_sizes, self.archive_size})
+
+    @property
+    def deepest_archive(self) -> int:
+        """Images that have to be retrieved for a concept."""
+        paper = self.all_archive_sizes[-1] if self.referenced else 0
+        return max(paper, self.bank.size if self.banked else 0)
 
 
 def check_config(values: dict[str, Any]) -> Config:

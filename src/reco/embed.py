@@ -106,51 +106,87 @@ def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path)
 def embed_archives(experiment: Experiment, load: Loader = load) -> None:
     """Bring the features of all archives' images into the store; write where they are.
 
-    Writes `Experiment.features` of every concept: rank, path, key, and shard and row of the dense
-    and of the encoder features.
+    Writes, as far as the recipe needs them, `Experiment.features` (dense and encoder features at
+    `sizes.archive`) and `Experiment.bank_features` (encoder features at every scale of the bank,
+    and dense ones at its first): rank, path, key, and shard and row of each.
 
     Raises:
         RecoError: an archive is damaged or empty, or an image cannot be read any more.
     """
-    archives = {slug: read_archive(experiment.archive(slug)) for slug in experiment.sources}
+    config = experiment.config
+    if config.referenced:
+        slugs = experiment.sources
+        tables = {slug: experiment.features(slug) for slug in slugs}
+        _embed_tables(experiment, tables, config.all_archive_sizes[-1], {"": None}, load)
+    if config.banked:
+        tables = {slug: experiment.bank_features(slug) for slug in experiment.banked}
+        scales = {f"_{scale}": scale for scale in config.bank.scales}
+        _embed_tables(experiment, tables, config.bank.size, scales, load)
+
+
+def _embed_tables(
+    experiment: Experiment,
+    tables: Mapping[str, str],
+    count: int,
+    scales: Mapping[str, int | None],
+    load: Loader,
+) -> None:
+    """Embed the first `count` images of some concepts' archives; write a table for each.
+
+    Args:
+        tables: slug -> CSV to write.
+        scales: end of a column's name -> scale of `embed_features`.
+    """
+    archives = {slug: read_archive(experiment.archive(slug))[:count] for slug in tables}
     items = {
         row["key"]: experiment.index_root / row["path"]
         for rows in archives.values()
         for row in rows
     }
-    places = embed_features(experiment, items, load)
+    places: dict[str, dict[str, Place]] = {}
+    for end, scale in scales.items():
+        found = embed_features(experiment, items, load, scale)
+        places |= {f"{kind}{end}": found[kind] for kind in sorted(found)}
+    columns = [f"{name}_{part}" for name in places for part in ("shard", "row")]
     for slug, rows in archives.items():
         write_table(
-            experiment.features(slug),
+            tables[slug],
+            ["rank", "path", "key", *columns],
             [
-                *("rank", "path", "key"),
-                *("dense_shard", "dense_row", "encoder_shard", "encoder_row"),
-            ],
-            [
-                (row["rank"], row["path"], row["key"], *dense, *encoder)
+                (
+                    *(row[name] for name in ("rank", "path", "key")),
+                    *(value for known in places.values() for value in known[row["key"]]),
+                )
                 for row in rows
-                for dense, encoder in [(places["dense"][row["key"]], places["encoder"][row["key"]])]
             ],
         )
 
 
 def embed_features(
-    experiment: Experiment, items: Mapping[str, Path], load: Loader = load
+    experiment: Experiment, items: Mapping[str, Path], load: Loader = load, scale: int | None = None
 ) -> dict[Output, dict[str, Place]]:
     """Bring the dense and encoder features of index images into the store.
 
     Args:
         items: key -> path of the images.
+        scale: of the bank; None = `sizes.archive`, which the paper's recipe looks at.
 
     Returns:
-        for `dense` and `encoder`: key -> where its features are.
+        for `encoder`, and for `dense` but at the further scales of a bank, which need none: key ->
+        where its features are.
 
     Raises:
         RecoError: an image cannot be read any more.
     """
-    config, geometry = experiment.config, archive_geometry(experiment.config)
+    config = experiment.config
+    geometry = archive_geometry(config) if scale is None else None
+    size = scale or config.sizes.archive
+    only_encoder = scale is not None and scale != config.bank.scales[0]
     places: dict[Output, dict[str, Place]] = {}
-    for spec, kinds in roles_by_model(experiment).items():
+    for spec, roles in roles_by_model(experiment).items():
+        kinds = roles & {"encoder"} if only_encoder else roles
+        if not kinds:
+            continue
         model = load(
             spec,
             device=resolve_device(config.device),
@@ -158,18 +194,9 @@ def embed_features(
             precision=config.models.precision,
         )
         version = model.version + ("-released" if geometry else "")
-        stores = {
-            kind: Store(experiment.store(kind, spec, version, config.sizes.archive))
-            for kind in kinds
-        }
-        bad = compute_missing(
-            model,
-            stores,
-            list(items.items()),
-            config.sizes.archive,
-            "features of archives",
-            geometry,
-        )
+        stores = {kind: Store(experiment.store(kind, spec, version, size)) for kind in kinds}
+        what = f"features of archives at {size} pixels"
+        bad = compute_missing(model, stores, list(items.items()), size, what, geometry)
         if bad:
             raise RecoError(
                 f"{next(iter(bad.values()))}: it was readable when the index was embedded: "

@@ -15,6 +15,7 @@ from reco.split import Row, Split
 
 METRICS = (
     "method",
+    "recipe",
     "lgc",
     "ce",
     "crf",
@@ -24,8 +25,10 @@ METRICS = (
     "pixel_accuracy",
     "mean_accuracy",
 )
+WAY = ("recipe", "lgc", "ce", "archive_size")  # of finding concepts
 RETRIEVAL = ("concept", "k", "precision", "in_index")
-PER_CLASS = (*METRICS[:6], "class", "iou", "accuracy", "pixels")
+SCORES = METRICS[7:]
+PER_CLASS = (*METRICS[:7], "class", "iou", "accuracy", "pixels")
 
 
 def score(masks: Path, split: Split, images: Sequence[Row], labels: int) -> ConfusionMatrix:
@@ -53,7 +56,9 @@ def score(masks: Path, split: Split, images: Sequence[Row], labels: int) -> Conf
     return matrix
 
 
-def summarize(metrics: Sequence[dict[str, str]], best: Method) -> dict[str, dict[str, float]]:
+def summarize(
+    metrics: Sequence[dict[str, str]], best: Method, paper: Method
+) -> dict[str, dict[str, float]]:
     """The scores of DenseCLIP, of ReCo with all its parts and of ReCo+, by method.
 
     Names say nothing of settings (`reco_crf`), so that runs with other settings can be compared.
@@ -61,15 +66,25 @@ def summarize(metrics: Sequence[dict[str, str]], best: Method) -> dict[str, dict
     Args:
         metrics: rows of metrics.csv.
         best: ReCo with all its parts.
+        paper: the paper's, which is named `reco_paper` where it is another.
     """
-    whole = {"lgc": str(best.lgc), "ce": str(best.ce), "archive_size": str(best.archive_size)}
     found = {}
     for row in metrics:
-        wanted = whole if row["method"] in ("reco", "reco_plus") else {"method": "denseclip"}
-        if all(row[key] == value for key, value in wanted.items()):
-            name = row["method"] + ("_crf" if row["crf"] == "True" else "")
-            found[name] = {score: float(row[score]) for score in METRICS[6:]}
+        name = row["method"]
+        if name == "denseclip" or (name in ("reco", "reco_plus") and _is_way(row, best)):
+            pass
+        elif name == "reco" and _is_way(row, paper):
+            name = "reco_paper"
+        else:
+            continue
+        name += "_crf" if row["crf"] == "True" else ""
+        found[name] = {score: float(row[score]) for score in SCORES}
     return found
+
+
+def _is_way(row: dict[str, str], method: Method) -> bool:
+    """Whether a row of metrics.csv is of a method's recipe and parts, with or without a CRF."""
+    return all(row[key] == str(getattr(method, key)) for key in WAY)
 
 
 def mean_precision(
@@ -102,7 +117,7 @@ def evaluate(
     per_class: list[tuple[object, ...]] = []
     for method, masks in track(methods, "evaluate", unit="method"):
         matrix = score(masks, split, rows, len(names))
-        key = (method.method, method.lgc, method.ce, method.crf, method.archive_size, split.name)
+        key = (*(getattr(method, name) for name in METRICS[:6]), split.name)
         scores = (matrix.mean_iou, matrix.pixel_accuracy, matrix.mean_accuracy)
         metrics.append((*key, *(f"{value:.6f}" for value in scores)))
         pixels = matrix.counts.sum(1)

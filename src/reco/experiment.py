@@ -7,7 +7,7 @@ of the stage): a changed concept has new names, which alone schedules its jobs a
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -28,6 +28,10 @@ PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
 
+STEPS = ("whitened", "summed", "kept", "seedbank")
+"""From the paper's rule to `seedbank`, each with the parts before it: whitened features; the sum of
+two cosines instead of a product of sigmoids; all seeds kept instead of their mean; all scales."""
+
 MODULES = {"packaged": "models/packaged", "open_clip": "models/clip", "timm": "models/encoder"}
 
 
@@ -42,6 +46,7 @@ class Method:
         ce: context elimination in co-segmentation.
         crf: dense CRF after prediction.
         archive_size: images per archive; 0 where no archive is used.
+        recipe: `paper`, or a step of the way from it to `seedbank`, which is the last; see STEPS.
     """
 
     method: str
@@ -49,11 +54,13 @@ class Method:
     ce: bool
     crf: bool
     archive_size: int
+    recipe: str = "paper"
 
     @property
     def slug(self) -> str:
         """Name of the folder of its masks, such as `reco-lgc-ce-k20-crf`."""
-        parts = [self.method, self.reference_name if self.archive_size else ""]
+        parts = [self.method, "" if self.recipe == "paper" else self.recipe]
+        parts += [self.reference_name] * bool(self.archive_size)
         return "-".join(filter(None, [*parts, "crf" if self.crf else ""]))
 
     @property
@@ -214,8 +221,9 @@ class Experiment:
 
     @cached_property
     def context(self) -> list[Concept]:
-        """The concepts that are eliminated as context, in order."""
-        return self._as_known(self.config.context)
+        """The concepts that are eliminated as context, in order; a bank of seeds needs none."""
+        taken = any(concept.reference for concept in self.targets)
+        return self._as_known(self.config.context) if self.config.referenced or taken else []
 
     def _as_known(self, concepts: Sequence[Concept]) -> list[Concept]:
         """Concepts under the names that the classes have, which may differ in case.
@@ -249,7 +257,7 @@ class Experiment:
     @property
     def _known_concepts(self) -> list[Concept]:
         """A concept for each of these names."""
-        slugs = {concept.slug for concept in self.context}
+        slugs = {concept.slug for concept in self.config.context}
         taken = {
             name: slugify(other)
             for name, other in self.reader.context.items()
@@ -337,6 +345,45 @@ class Experiment:
         source = self.source(slug)
         return self._name("references", source, "safetensors", self._references[source])
 
+    @property
+    def banked(self) -> list[str]:
+        """Slugs of the concepts that have a bank of seeds: what the targets are found by."""
+        if not self.config.banked:
+            return []
+        return list(dict.fromkeys(self.source(concept.slug) for concept in self.targets))
+
+    @property
+    def whitening(self) -> str:
+        """The space of every scale of the bank, from a sample of the index."""
+        return f"{self.data}/whitening/{self._whitening}.safetensors"
+
+    def bank_features(self, slug: str) -> str:
+        """Where the features of a concept's archive are in the store, at the bank's scales."""
+        source = self.source(slug)
+        return self._name("bank_features", source, "csv", self._bank_features(source))
+
+    def bank(self, slug: str) -> str:
+        """Prototypes, seeds and support of a concept, a set for every scale."""
+        source = self.source(slug)
+        return self._name("banks", source, "safetensors", self._bank(source))
+
+    def best_source(self, slug: str) -> str:
+        """What the best method finds a concept by: its bank, or its references."""
+        return self.bank(slug) if self.config.banked else self.reference(slug)
+
+    @property
+    def best_variant(self) -> str:
+        """Name of the best method's tensors in that file: `<name>.seeds`, `<name>.support`."""
+        return str(self.config.bank.scales[0]) if self.config.banked else self.best.reference_name
+
+    @property
+    def learned(self) -> list[str]:
+        """What all targets are found by: their references, their banks, and the whitening."""
+        slugs = [concept.slug for concept in self.targets]
+        references = [self.reference(slug) for slug in slugs] if self.config.referenced else []
+        banks = [self.bank(slug) for slug in slugs] if self.config.banked else []
+        return list(dict.fromkeys([*references, *banks, *[self.whitening] * bool(banks)]))
+
     def _name(self, folder: str, slug: str, suffix: str, mark: str) -> str:
         return f"{self.data}/{folder}/{slug}.{mark}.{suffix}"
 
@@ -346,7 +393,7 @@ class Experiment:
         return fingerprint([concept, models, _code("text", "prompts", "concepts")])
 
     def _archive(self, slug: str) -> str:
-        largest = self.config.all_archive_sizes[-1]
+        largest = self.config.deepest_archive
         return fingerprint([self._text(slug), largest, _code("retrieve")])
 
     def _features(self, slug: str) -> str:
@@ -354,6 +401,21 @@ class Experiment:
         config = self.config
         pixels = [config.sizes.archive, config.models.statistics, config.geometry]
         return fingerprint([self._archive(slug), models, pixels])
+
+    @cached_property
+    def _whitening(self) -> str:
+        config = self.config
+        pixels = [config.bank.scales, config.models.statistics, config.seed]
+        return fingerprint([self.model("encoder"), pixels, _code("bank", "whitening")])
+
+    def _bank_features(self, slug: str) -> str:
+        models = [self.model("dense"), self.model("encoder")]
+        pixels = [self.config.bank.scales, self.config.models.statistics]
+        return fingerprint([self._archive(slug), models, pixels])
+
+    def _bank(self, slug: str) -> str:
+        settings = [self.config.bank.model_dump(mode="json"), _code("bank", "cosegment")]
+        return fingerprint([self._bank_features(slug), self._whitening, settings])
 
     @cached_property
     def _references(self) -> dict[str, str]:
@@ -382,6 +444,7 @@ class Experiment:
             "pixels": [config.geometry, config.models.statistics],
             "temperature": config.temperature,
             "crf": config.crf.model_dump(mode="json"),
+            "recipe": [config.recipe, config.bank.model_dump(mode="json")],
             "labels": self.labels,
             "methods": [method.slug for method in self.zero_shot],
         }
@@ -400,9 +463,23 @@ class Experiment:
         return variants + [Method("reference", True, ce, False, size) for size in others]
 
     @property
-    def best(self) -> Method:
-        """ReCo with all its parts: what makes the pseudo-masks."""
+    def paper(self) -> Method:
+        """The paper's ReCo with all its parts."""
         return Method("reco", True, bool(self.config.context), True, self.config.archive_size)
+
+    @property
+    def best(self) -> Method:
+        """ReCo by the recipe of the config, with all its parts: what makes the pseudo-masks."""
+        if not self.config.banked:
+            return self.paper
+        return Method("reco", False, False, True, self.config.bank.size, "seedbank")
+
+    @property
+    def steps(self) -> list[Method]:
+        """The parts of the recipe `seedbank` added one by one, without a CRF."""
+        if not self.config.banked:
+            return []
+        return [replace(self.best, crf=False, recipe=step) for step in STEPS]
 
     @property
     def zero_shot(self) -> list[Method]:
@@ -414,18 +491,17 @@ class Experiment:
             Method("denseclip", False, False, False, 0),
             *(method for method in components if method.archive_size == k),
             *reco,
-            self.best,
+            self.paper,
+            *self.steps,
+            *[self.best] * self.config.banked,
         ]
 
     @property
     def plus(self) -> list[Method]:
         """ReCo+ without and with the CRF; nothing where it is not trained."""
-        best = self.best
         if self.config.train is None:
             return []
-        return [
-            Method("reco_plus", best.lgc, best.ce, crf, best.archive_size) for crf in (False, True)
-        ]
+        return [replace(self.best, method="reco_plus", crf=crf) for crf in (False, True)]
 
 
 def scan_images(experiment: Experiment) -> dict[str, Scan]:

@@ -6,7 +6,7 @@ files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
@@ -143,10 +143,11 @@ def read_archive(
     Args:
         precision: of archives of the experiment's size, in 0..1, by concept.
     """
-    variant, size = experiment.best, experiment.config.sizes.archive
+    config, variant = experiment.config, experiment.best_variant
+    size = config.bank.scales[0] if config.banked else config.sizes.archive
     name = experiment.concepts[slug].name
-    rows = read_table(experiment.archive(slug))[: min(count, variant.archive_size)]
-    reference = read_tensors(experiment.reference(slug))
+    rows = read_table(experiment.archive(slug))[: min(count, experiment.best.archive_size)]
+    found = read_tensors(experiment.best_source(slug))
     pictures = [read_image(experiment.index_root / row["path"]) for row in rows]
     labels = read_index_labels(experiment.index_labels) if experiment.index_labels else {}
     shows = {path: name.casefold() in names for path, names in labels.items()}
@@ -155,8 +156,8 @@ def read_archive(
         name,
         f"precision\n{precision[name]:.0%}" if name in precision else "",
         [square(image, size) for image in pictures],
-        reference[f"{variant.reference_name}.support"][: len(rows)],
-        reference[f"{variant.reference_name}.seeds"][: len(rows)],
+        found[f"{variant}.support"][: len(rows)],
+        found[f"{variant}.seeds"][: len(rows)],
         [shows.get(row["path"], False) if known else None for row in rows],
     )
 
@@ -269,10 +270,13 @@ class Prediction:
 
 
 def prediction_methods(experiment: Experiment) -> list[Method]:
-    """What is shown side by side: DenseCLIP, ReCo, ReCo with CRF, ReCo+ with CRF if trained."""
+    """What is shown side by side: DenseCLIP, ReCo, ReCo with CRF, ReCo+ with CRF if trained.
+
+    Where there is a bank of seeds, ReCo is the paper's with CRF and the bank's with CRF.
+    """
     best = experiment.best
-    plain = Method("reco", best.lgc, best.ce, False, best.archive_size)
-    return [Method("denseclip", False, False, False, 0), plain, best, *experiment.plus[-1:]]
+    other = experiment.paper if experiment.config.banked else replace(best, crf=False)
+    return [Method("denseclip", False, False, False, 0), other, best, *experiment.plus[-1:]]
 
 
 def read_prediction(split: Split, row: Row, folders: Sequence[Path]) -> Prediction:
@@ -418,14 +422,19 @@ def archive_size_figure(
 
     Args:
         metrics: metrics.csv.
-        best: ReCo with all its parts.
+        best: the paper's ReCo with all its parts.
         label: of this experiment.
         others: metrics.csv of further experiments, by label.
     """
     figure, ax = _plot("images in an archive (k)", "mIoU (%)")
     for color, (name, table) in zip(LINES, [(label, metrics), *others.items()], strict=False):
         plain = table[~table.crf.astype(bool)]
-        reco = plain[(plain.method == "reco") & (plain.lgc == best.lgc) & (plain.ce == best.ce)]
+        reco = plain[
+            (plain.method == "reco")
+            & (plain.recipe == best.recipe)
+            & (plain.lgc == best.lgc)
+            & (plain.ce == best.ce)
+        ]
         reco = reco.sort_values("archive_size")
         ax.plot(reco.archive_size, 100 * reco.mean_iou, color=color, marker="o", label=name)
         for k, value in zip(reco.archive_size, 100 * reco.mean_iou, strict=True):

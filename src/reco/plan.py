@@ -79,7 +79,7 @@ def check_archives(experiment: Experiment, images: int) -> None:
         RecoError: there are fewer images.
     """
     config, index = experiment.config, experiment.config.index
-    largest = config.all_archive_sizes[-1]
+    largest = config.deepest_archive
     if isinstance(index, FolderIndex) and images < largest:
         raise RecoError(
             f"{index.root}: holds {images} images, fewer than the archive size {largest}: add "

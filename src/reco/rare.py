@@ -87,7 +87,7 @@ def rare(experiment: Experiment, images: Path) -> dict[str, Histogram]:
 
 
 def _methods(experiment: Experiment) -> list[Method]:
-    best = experiment.best
+    best = experiment.paper
     return [
         Method("denseclip", False, False, False, 0),
         *(replace(best, method=name, crf=False) for name in ("reference", "reco")),

@@ -119,7 +119,7 @@ def retrieve_archives(experiment: Experiment, embeddings: Path, images: Path) ->
     """
     check_digest(embeddings)
     matrix = open_array(embeddings)
-    k = experiment.config.all_archive_sizes[-1]
+    k = experiment.config.deepest_archive
     if k > len(matrix):
         raise RecoError(
             f"{images}: the index has {len(matrix)} usable images, fewer than the archive size "

@@ -3,11 +3,11 @@
 Networks run in batches in this process; each image's CRFs run in worker processes meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit
 
+from reco.bank import Space, read_spaces
 from reco.batches import ahead
 from reco.config import CRF
 from reco.device import resolve_device
@@ -26,10 +27,14 @@ from reco.errors import RecoError
 from reco.experiment import Experiment, Method
 from reco.files import read_tensors
 from reco.folder import IGNORE, read_table, write_labels
+from reco.geometry import Geometry
 from reco.models import Loader, Output, load
 from reco.progress import track
 from reco.refine import refine, shrink, use_one_thread
 from reco.split import Split
+
+NEAREST = 3  # prototypes that a position is compared with
+WEIGHT = 1.5  # of their cosine beside the text's
 
 
 def saliency(
@@ -81,6 +86,25 @@ def similarity(
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What inference knows of the concepts at one scale of a bank; see `reco.bank`.
+
+    Attributes:
+        mean, matrix: (c,) and (c, c), of the whitened space.
+        prototypes: (concepts, n, c) unit vectors, n for every concept.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    prototypes: Tensor
+
+    def whiten(self, features: Tensor) -> Tensor:
+        """Unit vectors (b, c, h, w) of encoder features; see `reco.bank.Space`."""
+        centred = features - self.mean[:, None, None]
+        return unit(torch.einsum("bchw,dc->bdhw", centred, self.matrix), dim=1)
+
+
+@dataclass(frozen=True)
 class Knowledge:
     """What inference knows of the concepts.
 
@@ -88,11 +112,109 @@ class Knowledge:
         references: name of a reference variant (`lgc-ce-k20`) -> (concepts, c).
         texts: (concepts, d) unit text embeddings of the dense language-image model.
         temperature: scale of the cosine in dense saliency.
+        scales: of the bank, by the shorter side in pixels; empty where there is none.
     """
 
     references: dict[str, Tensor]
     texts: Tensor
     temperature: float
+    scales: dict[int, Scale] = field(default_factory=dict)
+
+
+def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Mean of the NEAREST largest cosines with each concept's prototypes: (b, concepts, h, w).
+
+    Args:
+        features: (b, c, h, w) whitened unit vectors.
+        prototypes: (concepts, n, c) unit vectors; of fewer than NEAREST all count.
+    """
+    count = min(NEAREST, prototypes.shape[1])
+    # Concept by concept: all prototypes of many concepts at once are large.
+    cosines = (torch.einsum("bchw,nc->bnhw", features, own) for own in prototypes)
+    return torch.stack([values.topk(count, dim=1).values.mean(1) for values in cosines], dim=1)
+
+
+def bank_scores(
+    encoder_features: Tensor, dense_features: Tensor, scale: Scale, texts: Tensor
+) -> Tensor:
+    """Score of every concept at one scale: WEIGHT * nearest(z, prototypes) + cos(G, t).
+
+    Args:
+        encoder_features: (b, c, h, w).
+        dense_features: (b, d, h', w'), of the same picture.
+        texts: (concepts, d).
+
+    Returns:
+        (b, concepts, h, w), between -2.5 and 2.5.
+    """
+    found = WEIGHT * nearest(scale.whiten(encoder_features), scale.prototypes)
+    return found + _cosine(dense_features, texts, found.shape[2:])
+
+
+def _cosine(features: Tensor, vectors: Tensor, size: Sequence[int]) -> Tensor:
+    """Cosine of (b, c, h, w) and (n, c), brought to (b, n, *size) where maps differ in size."""
+    cosine = torch.einsum("bchw,nc->bnhw", unit(features, dim=1), unit(vectors, dim=1))
+    return cosine if cosine.shape[2:] == tuple(size) else _enlarge(cosine, size)
+
+
+def _enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, in channels-last memory; see `similarity`."""
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    return interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+Views = Mapping[int, tuple[Tensor, Tensor]]
+"""By the shorter side in pixels, encoder and dense features of one picture, a batch of one each."""
+
+
+def predict_bank(
+    views: Views, knowledge: Knowledge, methods: Sequence[Method], size: tuple[int, int]
+) -> Iterator[tuple[Method, Tensor]]:
+    """Yield (method, (concepts, *size)) of one picture for the steps from the paper to `seedbank`.
+
+    All steps but the last look at the first scale alone. `whitened` is the paper's rule with the
+    mean of the prototypes as the reference; `summed` adds instead of multiplying; `kept` compares
+    with all prototypes.
+
+    Args:
+        views: of every scale of the bank.
+        size: (height, width) of the result.
+    """
+    by_step: dict[str, list[Method]] = {}
+    for method in methods:
+        by_step.setdefault(method.recipe, []).append(method)
+    for step, group in by_step.items():
+        if step in ("whitened", "summed"):
+            maps = _by_mean(views, knowledge, size, product=step == "whitened")
+        else:
+            maps = bank_maps(views, knowledge, size, all_scales=step == "seedbank")
+        yield from ((method, maps) for method in group)
+
+
+def bank_maps(
+    views: Views, knowledge: Knowledge, size: tuple[int, int], *, all_scales: bool = True
+) -> Tensor:
+    """`bank_scores` (concepts, *size) of one picture: the mean over scales, or of the first."""
+    scales = list(knowledge.scales.items())[: None if all_scales else 1]
+    total = None
+    for side, scale in scales:
+        maps = _enlarge(bank_scores(*views[side], scale, knowledge.texts), size)[0]
+        total = maps if total is None else total.add_(maps)
+    assert total is not None
+    return total / len(scales)
+
+
+def _by_mean(views: Views, knowledge: Knowledge, size: tuple[int, int], *, product: bool) -> Tensor:
+    """The steps with one reference a concept, at the first scale."""
+    side, scale = next(iter(knowledge.scales.items()))
+    encoder, dense = views[side]
+    whitened, references = scale.whiten(encoder), scale.prototypes.mean(1)
+    if product:
+        first = similarity(whitened, references, size)
+        return first[0] * similarity(dense, knowledge.texts, size, knowledge.temperature)[0]
+    cosine = _cosine(whitened, references, whitened.shape[2:])
+    scores = WEIGHT * cosine + _cosine(dense, knowledge.texts, cosine.shape[2:])
+    return _enlarge(scores, size)[0]
 
 
 def predict(
@@ -236,19 +358,55 @@ def segment(
     Args:
         images: name of the mask and (H, W, 3) uint8 RGB picture, in the size of the result.
         encode: picture -> encoder features (1, c, h, w) and dense features (1, d, h', w').
+        methods: by the paper's recipe, and steps of the other one.
         keep: share of each image's pixels, the most salient ones, that get a label in masks after
             a CRF; the others are ignored.
     """
+    paper = [method for method in methods if method.recipe == "paper"]
+    banked = [method for method in methods if method.recipe != "paper"]
+    sides = list(knowledge.scales) if banked else []
     for name, picture in images:
         with torch.inference_mode():
-            encoder, dense = encode(picture)
-            for _, method, maps in predict(encoder, dense, knowledge, methods, picture.shape[:2]):
+            for method, maps in _predict_picture(picture, encode, knowledge, paper, banked, sides):
                 if method.crf:
                     ignored = least_salient(maps, 1 - keep) if keep < 1 else None
                     writer.write_refined(method, name, picture, maps.softmax(0), ignored)
                 else:
                     writer.write(method, name, maps)
         yield name
+
+
+def _predict_picture(
+    picture: np.ndarray,
+    encode: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+    knowledge: Knowledge,
+    paper: Sequence[Method],
+    banked: Sequence[Method],
+    sides: Sequence[int],
+) -> Iterator[tuple[Method, Tensor]]:
+    """Maps of every method; a size that two of them look at is encoded once."""
+    size = (picture.shape[0], picture.shape[1])
+    views = look(picture, encode, [*sides, *[min(size)] * bool(paper)])
+    if paper:
+        for _, method, maps in predict(*views[min(size)], knowledge, paper, size):
+            yield method, maps
+    if banked:
+        yield from predict_bank(views, knowledge, banked, size)
+
+
+def look(
+    picture: np.ndarray,
+    encode: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+    sides: Iterable[int],
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Encode a picture (H, W, 3) at several lengths of its shorter side; see `Views`."""
+    found = {}
+    for side in dict.fromkeys(sides):
+        scaled = picture
+        if side != min(picture.shape[:2]):
+            scaled = np.array(Geometry(side).picture(Image.fromarray(picture)))
+        found[side] = encode(scaled)
+    return found
 
 
 def least_salient(maps: Tensor, share: float) -> np.ndarray:
@@ -330,17 +488,30 @@ def read_pictures(split: Split, images: Path) -> Iterator[tuple[str, np.ndarray]
 
 
 def read_knowledge(experiment: Experiment, device: str) -> Knowledge:
-    """The references and texts of all target concepts, on a device."""
+    """The references, banks and texts of all target concepts, on a device."""
+
+    def stack(files: Sequence[Mapping[str, np.ndarray]], name: str) -> Tensor:
+        return torch.from_numpy(np.stack([file[name] for file in files])).to(device)
+
     slugs = [concept.slug for concept in experiment.targets]
-    files = [read_tensors(experiment.reference(slug)) for slug in slugs]
-    texts = [read_tensors(experiment.text(slug))["dense"] for slug in slugs]
-    return Knowledge(
-        {
-            name: torch.from_numpy(np.stack([file[f"{name}.reference"] for file in files])).to(
-                device
-            )
-            for name in (variant.reference_name for variant in experiment.reference_variants)
-        },
-        torch.from_numpy(np.stack(texts)).to(device),
-        experiment.config.temperature,
-    )
+    references, scales = {}, {}
+    if experiment.config.referenced:
+        files = [read_tensors(experiment.reference(slug)) for slug in slugs]
+        names = [variant.reference_name for variant in experiment.reference_variants]
+        references = {name: stack(files, f"{name}.reference") for name in names}
+    if experiment.config.banked:
+        files = [read_tensors(experiment.bank(slug)) for slug in slugs]
+        scales = {
+            side: read_scale(space, stack(files, f"{side}.prototypes"))
+            for side, space in read_spaces(
+                experiment.whitening, experiment.config.bank.scales
+            ).items()
+        }
+    texts = stack([read_tensors(experiment.text(slug)) for slug in slugs], "dense")
+    return Knowledge(references, texts, experiment.config.temperature, scales)
+
+
+def read_scale(space: Space, prototypes: Tensor) -> Scale:
+    """A scale of a bank, beside the prototypes."""
+    mean, matrix = (torch.from_numpy(x).to(prototypes.device) for x in (space.mean, space.matrix))
+    return Scale(mean, matrix, prototypes)

@@ -8,7 +8,7 @@ made again, and the other way round.
 import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from reco import models
-from reco.background import threshold
+from reco.background import BANK_BETWEEN, BETWEEN, bounds, extent
+from reco.bank import Space, bank_archive, read_spaces
 from reco.catalog import catalog_index
 from reco.concepts import Concept, parse_concepts, slugify
 from reco.config import Config, FolderIndex
@@ -31,14 +32,24 @@ from reco.experiment import Experiment
 from reco.files import fingerprint, open_array, read_json, read_tensors, sha256, write_json
 from reco.folder import IGNORE, printable, read_table, scan
 from reco.geometry import Geometry
+from reco.models import keeping_loader
 from reco.pictures import read_image, to_rgb
 from reco.reference import cosegment_archive, made_from, sources_mark
 from reco.refine import largest, mean_field, shrink
-from reco.retrieve import index_mark, read_archive, read_rows, retrieve_archives
-from reco.segment import load_encoder, saliency
+from reco.retrieve import index_mark, read_archive, retrieve_archives
+from reco.segment import (
+    WEIGHT,
+    Knowledge,
+    bank_maps,
+    bank_scores,
+    load_encoder,
+    read_scale,
+    saliency,
+)
 from reco.segmentation import Segmentation
 from reco.store import Place, read_places
 from reco.text import embed_concepts, embed_names
+from reco.whitening import draw, is_of_index, whiten_index
 
 SAMPLE = 64  # images drawn from the index, to tell what a word is not
 ASPECT = 4  # longer side of what the networks see, in shorter sides: a photograph's is at most 3
@@ -71,20 +82,24 @@ class Learned:
     Attributes:
         concept: as it was asked for.
         mark: fingerprint of all that its masks depend on, the index included.
-        reference: (c,) reference embedding.
+        references: what the recipe compares with: the reference embedding (c,) by the key 0, or
+            the prototypes (n, c) of every scale of the bank.
         text: (d,) text embedding of dense saliency.
         archive: the images that it was learned from, the nearest first.
-        threshold: saliency below which a pixel is background; see `reco.background`.
+        threshold: saliency, or score of a bank, below which a pixel is background in any
+            photograph; see `reco.background`.
+        low: what other things reach.
         doubt: what speaks against the archive; "" = nothing; see `reco.doubt`.
         unlike: images drawn from the index that are unlike the concept, the least alike first.
     """
 
     concept: Concept
     mark: str
-    reference: Tensor
+    references: dict[int, Tensor]
     text: Tensor
     archive: tuple[Archived, ...]
     threshold: float
+    low: float
     doubt: str
     unlike: tuple[Path, ...] = ()
 
@@ -134,32 +149,14 @@ def load(
         settings = settings.model_copy(update=changes)
         embed_index(Experiment(settings), loader)
     usable = len(open_array(Experiment(settings).embeddings))
-    wanted = archive_size or settings.archive_size
-    if archive_size or usable < max(settings.all_archive_sizes):
-        sizes = {"archive_size": min(wanted, usable), "archive_sizes": []}
-        settings = settings.model_copy(update=sizes)
+    if settings.banked:
+        size = min(archive_size or settings.bank.size, usable)
+        bank = settings.bank.model_copy(update={"size": size})
+        settings = settings.model_copy(update={"bank": bank})
+    elif archive_size or usable < max(settings.all_archive_sizes):
+        wanted = min(archive_size or settings.archive_size, usable)
+        settings = settings.model_copy(update={"archive_size": wanted, "archive_sizes": []})
     return Segmenter(settings, loader)
-
-
-def keeping_loader() -> models.Loader:
-    """`reco.models.load` that loads each model once, however its options are written."""
-
-    @cache
-    def kept(
-        spec: str, device: str, statistics: models.Statistics, precision: models.Precision
-    ) -> models.Backend:
-        return models.load(spec, device=device, statistics=statistics, precision=precision)
-
-    def load(
-        spec: str,
-        *,
-        device: str,
-        statistics: models.Statistics = "own",
-        precision: models.Precision = "full",
-    ) -> models.Backend:
-        return kept(spec, device, statistics, precision)
-
-    return load
 
 
 def embed_index(experiment: Experiment, loader: models.Loader) -> None:
@@ -240,7 +237,7 @@ class Segmenter:
         """
         concepts = self.concepts(words)
         plan = self._plan(concepts)
-        marks = {concept.slug: plan.reference(concept.slug) for concept in concepts}
+        marks = {concept.slug: plan.best_source(concept.slug) for concept in concepts}
         unknown = [concept for concept in concepts if marks[concept.slug] not in self._known]
         if unknown:
             self._make(self._plan(unknown))
@@ -263,7 +260,17 @@ class Segmenter:
         mark = index_mark(index)
         if archives := [slug for slug in sources if not _is_of_index(plan.archive(slug), mark)]:
             retrieve_archives(self._only(plan, archives), index, Path(plan.usable))
-        if features := [slug for slug in sources if not _is_of_archive(plan, slug)]:
+        if plan.config.banked:
+            self._make_banks(plan, mark)
+        else:
+            self._make_references(plan)
+
+    def _make_references(self, plan: Experiment) -> None:
+        sources, count = plan.sources, plan.config.all_archive_sizes[-1]
+        tables = {slug: plan.features(slug) for slug in sources}
+        if features := [
+            s for s in sources if not _is_of_archive(plan.archive(s), tables[s], count)
+        ]:
             embed_archives(self._only(plan, features), self._loader)
         for slug in sources:  # contexts come first
             contexts = [Path(plan.reference(context)) for context in plan.context_before(slug)]
@@ -279,19 +286,34 @@ class Segmenter:
                 variant=plan.config.cosegment.variant,
             )
 
+    def _make_banks(self, plan: Experiment, mark: str) -> None:
+        """Args: mark: of the index; see `index_mark`."""
+        whitening, settings = Path(plan.whitening), plan.config.bank
+        if not is_of_index(whitening, mark):
+            whiten_index(plan, Path(plan.embeddings), self._loader)
+        tables = {slug: plan.bank_features(slug) for slug in plan.banked}
+        lacking = [
+            slug
+            for slug, table in tables.items()
+            if not _is_of_archive(plan.archive(slug), table, settings.size)
+        ]
+        if lacking:
+            embed_archives(self._only(plan, lacking), self._loader)
+        for slug, table in tables.items():
+            bank = Path(plan.bank(slug))
+            if made_from(bank) != sources_mark(Path(table), whitening, []):
+                bank_archive(Path(table), whitening, settings.scales, settings.size, bank)
+
     def _only(self, plan: Experiment, slugs: Sequence[str]) -> Experiment:
         """A plan of some concepts; their texts, archives and features have the same names in it."""
         some = [plan.concepts[slug] for slug in slugs]
         return Experiment(plan.config.model_copy(update={"concepts": some, "context": []}))
 
     def _read(self, plan: Experiment, concept: Concept) -> Learned:
-        slug, k = concept.slug, plan.config.archive_size
-        stored, texts = read_tensors(plan.reference(slug)), read_tensors(plan.text(slug))
-        best = plan.best.reference_name
-        reference, dense = stored[f"{best}.reference"], texts["dense"]
-        rows = read_archive(plan.archive(slug))[:k]
-        places = read_table(plan.features(slug))[:k]
-        support, seeds = stored[f"{best}.support"], stored[f"{best}.seeds"]
+        slug, source, variant = concept.slug, plan.best_source(concept.slug), plan.best_variant
+        stored, texts = read_tensors(source), read_tensors(plan.text(slug))
+        rows = read_archive(plan.archive(slug))[: plan.best.archive_size]
+        support, seeds = stored[f"{variant}.support"], stored[f"{variant}.seeds"]
         steps = np.array(support.shape[1:])
         archive = tuple(
             Archived(
@@ -304,39 +326,79 @@ class Segmenter:
         )
         unlike = np.argsort(self._sample.embeddings @ texts["retrieval"], kind="stable")
         unlike = unlike[: max(1, len(unlike) // 2)]
+        text = torch.from_numpy(texts["dense"])
+        if plan.config.banked:
+            references = {
+                scale: torch.from_numpy(stored[f"{scale}.prototypes"])
+                for scale in plan.config.bank.scales
+            }
+            table = plan.bank_features(slug)
+        else:
+            references = {0: torch.from_numpy(stored[f"{variant}.reference"])}
+            table = plan.features(slug)
+        places, end = read_table(table)[: len(rows)], f"_{variant}" * plan.config.banked
         inside = [
-            read_places([Place(row[f"{what}_shard"], int(row[f"{what}_row"])) for row in places])
+            torch.from_numpy(
+                read_places(
+                    [
+                        Place(row[f"{what}{end}_shard"], int(row[f"{what}{end}_row"]))
+                        for row in places
+                    ]
+                )
+            )
             for what in ("encoder", "dense")
         ]
-        outside = [self._sample.encoder[unlike], self._sample.dense[unlike]]
-        salient = [self._saliency(features, reference, dense) for features in (inside, outside)]
-        least = threshold(salient[0], salient[1])
+        outside = [
+            torch.from_numpy(features[unlike])
+            for features in (self._sample.encoder, self._sample.dense)
+        ]
+        low, high = bounds(
+            self._positions(inside[0], inside[1], references, text, own=True),
+            self._positions(outside[0], outside[1], references, text),
+        )
+        least = low + (BANK_BETWEEN if plan.config.banked else BETWEEN) * (high - low)
         return Learned(
             concept,
             # The file's name tells the settings, its content the index.
-            fingerprint([plan.reference(slug), sha256(plan.reference(slug)), least]),
-            torch.from_numpy(reference).to(self.device),
-            torch.from_numpy(dense).to(self.device),
+            fingerprint([source, sha256(source), least]),
+            {scale: values.to(self.device) for scale, values in references.items()},
+            text.to(self.device),
             archive,
             least,
+            low,
             self._doubt(plan, concept, rows, texts["retrieval"]),
             tuple(self._sample.paths[place] for place in unlike),
         )
 
-    def _saliency(
-        self, features: Sequence[np.ndarray], reference: np.ndarray, text: np.ndarray
+    def _positions(
+        self,
+        encoder: Tensor,
+        dense: Tensor,
+        references: dict[int, Tensor],
+        text: Tensor,
+        *,
+        own: bool = False,
     ) -> np.ndarray:
-        """(n, positions): saliency of one concept, from encoder and dense features."""
-        encoder, dense = features
-        maps = saliency(
-            torch.from_numpy(encoder),
-            torch.from_numpy(reference)[None],
-            torch.from_numpy(dense),
-            torch.from_numpy(text)[None],
-            encoder.shape[-2:],
-            temperature=self.config.temperature,
-        )
-        return maps[:, 0].flatten(1).numpy()
+        """(n, positions): saliency of one concept in images, or its score at the first scale.
+
+        Args:
+            encoder, dense: (n, c, h, w) and (n, d, h', w').
+            own: whether these are the archive's images; each is then compared with the prototypes
+                of the others.
+        """
+        if not self.config.banked:
+            reference, size = references[0][None], (encoder.shape[2], encoder.shape[3])
+            temperature = self.config.temperature
+            maps = saliency(encoder, reference, dense, text[None], size, temperature=temperature)
+            return maps[:, 0].flatten(1).numpy()
+        first = self.config.bank.scales[0]
+        prototypes = references[first]
+        found = []
+        for i in range(len(encoder)):
+            others = prototypes[torch.arange(len(prototypes)) != i] if own else prototypes
+            scale = read_scale(self._spaces[first], others[None])
+            found.append(bank_scores(encoder[i : i + 1], dense[i : i + 1], scale, text[None]))
+        return torch.cat(found)[:, 0].flatten(1).numpy()
 
     def _doubt(
         self, plan: Experiment, concept: Concept, rows: Sequence[dict[str, str]], text: np.ndarray
@@ -360,18 +422,23 @@ class Segmenter:
         return names, embed_names(Experiment(self.config), names, self._loader)
 
     @cached_property
+    def _spaces(self) -> dict[int, Space]:
+        plan = Experiment(self.config)
+        return read_spaces(plan.whitening, self.config.bank.scales)
+
+    @cached_property
     def _sample(self) -> "Sample":
         """Images drawn from the index at random; features of them are kept in the store."""
         plan = Experiment(self.config)
-        total = len(self._embeddings)
-        drawn = np.random.default_rng(self.config.seed).permutation(total)[:SAMPLE]
-        rows = read_rows(Path(plan.usable), set(drawn.tolist()))
-        keys = {rows[row][1]: plan.index_root / rows[row][0] for row in drawn}
-        places = embed_features(plan, keys, self._loader)
-        kept = [rows[row][1] for row in drawn]
+        drawn = draw(plan, len(self._embeddings), SAMPLE)
+        rows = np.random.default_rng(self.config.seed).permutation(len(self._embeddings))[:SAMPLE]
+        keys = {key: plan.index_root / path for path, key in drawn}
+        scale = self.config.bank.scales[0] if self.config.banked else None
+        places = embed_features(plan, keys, self._loader, scale)
+        kept = [key for _, key in drawn]
         return Sample(
             [keys[key] for key in kept],
-            np.asarray(self._embeddings[drawn], np.float32),
+            np.asarray(self._embeddings[rows], np.float32),
             read_places([places["encoder"][key] for key in kept]),
             read_places([places["dense"][key] for key in kept]),
         )
@@ -407,12 +474,10 @@ class Segmenter:
             raise RecoError("\n".join(item.doubt for item in learned))
         picture = as_picture(image)
         small = np.array(fit(picture, self.config.sizes.benchmark))
-        maps = self._maps(small, learned)
+        maps = self._maps(picture, small, learned)
         scores = maps[sure]
         if background or (background is None and len(sure) == 1):
-            # Where the best of them stays below its threshold, this one is larger.
-            least = torch.tensor([learned[place].threshold for place in sure])
-            scores = torch.cat([scores, least[scores.argmax(0)][None]])
+            scores = self._beside_none(scores, [learned[place] for place in sure])
         if crf and len(scores) > 1:
             shares = shrink(scores.softmax(0), self.config.crf.size).contiguous().numpy()
             scores = torch.from_numpy(mean_field(small, shares, self.config.crf))
@@ -420,22 +485,42 @@ class Segmenter:
             np.asarray(picture),
             tuple(item.concept.name for item in learned),
             largest(scores, picture.size[::-1], [*sure, IGNORE][: len(scores)]),
-            maps.numpy(),
+            self._saliency(maps),
             {item.concept.name: item.doubt for item in learned if item.doubt},
         )
 
-    def _maps(self, picture: np.ndarray, learned: Sequence[Learned]) -> Tensor:
-        """(n, h, w) saliency on the CPU."""
+    def _beside_none(self, scores: Tensor, learned: Sequence[Learned]) -> Tensor:
+        """(n + 1, h, w): the maps of n concepts, and one that is larger where none of them is."""
+        least = torch.tensor([item.threshold for item in learned])
+        if not self.config.banked:
+            return torch.cat([scores, least[scores.argmax(0)][None]])
+        low = np.array([item.low for item in learned])
+        ends = torch.from_numpy(extent(scores.numpy(), low, least.numpy()))
+        return torch.cat([scores - ends[:, None, None], torch.zeros_like(scores[:1])])
+
+    def _saliency(self, maps: Tensor) -> np.ndarray:
+        """(n, h, w) in [0, 1], as people are shown."""
+        return (maps / (WEIGHT + 1)).clamp(0, 1).numpy() if self.config.banked else maps.numpy()
+
+    def _maps(self, picture: Image.Image, small: np.ndarray, learned: Sequence[Learned]) -> Tensor:
+        """(n, h, w) saliency or scores on the CPU, at the size of `small`."""
+        texts = torch.stack([item.text for item in learned])
+        size = (small.shape[0], small.shape[1])
         with torch.inference_mode():
-            encoder, dense = self._encode(picture)
-            return saliency(
-                encoder,
-                torch.stack([item.reference for item in learned]),
-                dense,
-                torch.stack([item.text for item in learned]),
-                picture.shape[:2],
-                temperature=self.config.temperature,
-            )[0].cpu()
+            if not self.config.banked:
+                encoder, dense = self._encode(small)
+                references = torch.stack([item.references[0] for item in learned])
+                temperature = self.config.temperature
+                return saliency(encoder, references, dense, texts, size, temperature=temperature)[
+                    0
+                ].cpu()
+            scales = {
+                side: read_scale(space, torch.stack([item.references[side] for item in learned]))
+                for side, space in self._spaces.items()
+            }
+            knowledge = Knowledge({}, texts, self.config.temperature, scales)
+            views = {side: self._encode(np.array(fit(picture, side))) for side in scales}
+            return bank_maps(views, knowledge, size).cpu()
 
     @cached_property
     def _encode(self) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
@@ -471,15 +556,13 @@ def _is_of_index(archive: str, mark: str) -> bool:
         return False
 
 
-def _is_of_archive(plan: Experiment, slug: str) -> bool:
-    """Whether the list of features is there and is that of the archive's images."""
+def _is_of_archive(archive: str, features: str, count: int) -> bool:
+    """Whether a list of features is there and is that of the archive's first images."""
     try:
-        features = read_table(plan.features(slug))
+        listed = read_table(features)
     except RecoError:
         return False
-    return [row["key"] for row in features] == [
-        row["key"] for row in read_archive(plan.archive(slug))
-    ]
+    return [row["key"] for row in listed] == [row["key"] for row in read_archive(archive)[:count]]
 
 
 def as_picture(image: Picture) -> Image.Image:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from reco.config import config_fingerprint
+from reco.evaluate import WAY
 from reco.experiment import Experiment, Method
 from reco.files import write_text
 from reco.folder import read_table
@@ -26,23 +27,42 @@ NAMES = {
 SCORES = {"mean_iou": "mIoU", "pixel_accuracy": "Pixel acc.", "mean_accuracy": "Mean acc."}
 
 
-def method_name(method: str, crf: bool) -> str:
-    """What people call a method: `ReCo with CRF`."""
-    return NAMES[method] + (" with CRF" if crf else "")
+RECIPES = {
+    "paper": "paper",
+    "whitened": "+ whitened features",
+    "summed": "+ sum of cosines",
+    "kept": "+ all seeds kept",
+    "seedbank": "+ all scales = seedbank",
+}
+"""Steps from the paper's recipe to `seedbank` (`reco.experiment.STEPS`), as tables name them."""
+
+
+def method_name(method: str, crf: bool, recipe: str = "") -> str:
+    """What people call a method: `ReCo with CRF`, `ReCo (seedbank) with CRF`."""
+    return NAMES[method] + (f" ({recipe})" if recipe else "") + (" with CRF" if crf else "")
 
 
 # ---- what is in them --------------------------------------------------------------------------
 
 
-def components_table(metrics: pd.DataFrame, k: int) -> pd.DataFrame:
-    """The parts of ReCo switched on and off, at archive size k.
+def components_table(metrics: pd.DataFrame, paper: Method, best: Method) -> pd.DataFrame:
+    """The parts of ReCo switched on and off, at the archive size of the recipe.
+
+    Where there is a bank of seeds, its parts are added one by one: `RECIPES`.
 
     Args:
         metrics: metrics.csv of `reco evaluate`, scores in 0..1.
+        paper, best: ReCo with all its parts, by the paper's recipe and by the experiment's.
     """
-    rows = metrics[metrics.archive_size.isin([0, k]) & (metrics.method != "reco_plus")]
-    parts = {
-        "Method": rows.method.map(NAMES),
+    sizes = {0, paper.archive_size}
+    rows = metrics[
+        (metrics.archive_size.isin(sizes) | (metrics.recipe != "paper"))
+        & (metrics.method != "reco_plus")
+    ]
+    parts = {"Method": rows.method.map(NAMES)}
+    if best.recipe != paper.recipe:
+        parts["Recipe"] = rows.recipe.map(RECIPES).where(rows.method != "denseclip")
+    parts |= {
         "LGC": rows.lgc.astype(bool),
         "CE": rows.ce.astype(bool),
         "CRF": rows.crf.astype(bool),
@@ -51,18 +71,28 @@ def components_table(metrics: pd.DataFrame, k: int) -> pd.DataFrame:
     return pd.DataFrame(parts | _percent(rows, SCORES))
 
 
-def methods_table(metrics: pd.DataFrame, best: Method) -> pd.DataFrame:
-    """DenseCLIP, ReCo with all its parts and ReCo+, each without and with the CRF."""
-    whole = (
-        (metrics.lgc == best.lgc)
-        & (metrics.ce == best.ce)
-        & (metrics.archive_size == best.archive_size)
-    )
+def methods_table(metrics: pd.DataFrame, paper: Method, best: Method) -> pd.DataFrame:
+    """DenseCLIP, ReCo with all its parts and ReCo+, each without and with the CRF.
+
+    Args:
+        paper, best: as in `components_table`; where they differ, both are rows, and named.
+    """
+    several = best.recipe != paper.recipe
     rows = metrics[
-        (metrics.method == "denseclip") | (whole & metrics.method.isin(["reco", "reco_plus"]))
+        (metrics.method == "denseclip")
+        | (_of(metrics, paper) & (metrics.method == "reco"))
+        | (_of(metrics, best) & metrics.method.isin(["reco", "reco_plus"]))
     ]
-    names = [method_name(row.method, row.crf) for row in rows.itertuples()]
+    names = [
+        method_name(row.method, row.crf, row.recipe if several and row.method == "reco" else "")
+        for row in rows.itertuples()
+    ]
     return pd.DataFrame({"Method": names} | _percent(rows, SCORES))
+
+
+def _of(metrics: pd.DataFrame, method: Method) -> pd.Series:
+    """Which rows are of a method's recipe and parts, with or without a CRF."""
+    return (metrics[list(WAY)] == [getattr(method, name) for name in WAY]).all(axis=1)
 
 
 def best_on_val(curve: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ SEGMENTED, TRAINED = (
 )  # what the numbers of masks come from, where there is a benchmark
 if SCORED:
     SEGMENTED = [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
+    SEGMENTED = list(dict.fromkeys([*SEGMENTED, *EXPERIMENT.learned]))
     SEGMENTED += [f"{DATA}/images/val.csv", f"{DATA}/masks/val"]
     SEGMENTED += expand(
         f"{RESULTS}/{{name}}", name=["metrics.csv", "per_class.csv", "metrics.json"]

@@ -137,7 +137,7 @@ rule figure_archives:
     input:
         retrieval=rules.precision.output.retrieval,
         archives=RANKED,
-        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        references=[EXPERIMENT.best_source(slug) for slug in TARGETS],
         run=rules.record.output.run,
         code=code("figures"),
     output:
@@ -175,7 +175,7 @@ rule figure_archive:
     input:
         retrieval=rules.precision.output.retrieval,
         archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
-        reference=lambda wildcards: EXPERIMENT.reference(wildcards.slug),
+        reference=lambda wildcards: EXPERIMENT.best_source(wildcards.slug),
         run=rules.record.output.run,
         code=code("figures"),
     output:

@@ -10,11 +10,11 @@ method of the tables), one job per split.
 rule segment:
     input:
         embeddings=rules.gather.output.embeddings,
-        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        references=EXPERIMENT.learned,
         # Not ancient(): behind a job that is planned for a reason of its own, Snakemake would not
         # see that this one has to run.
         archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
-        features=[EXPERIMENT.features(slug) for slug in TARGETS],
+        features=FEATURES,
         texts=[EXPERIMENT.text(slug) for slug in TARGETS],
         weights=weights("retrieval", "dense", "encoder"),
         code=code(
@@ -24,6 +24,7 @@ rule segment:
             "photos",
             "pictures",
             "crf",
+            "bank",
             "background",
             "doubt",
         ),
@@ -76,12 +77,13 @@ rule segment:
         photos=SETTINGS.photos,
         out=f"{RESULTS}/photos/{{folder}}",
         # Whatever changes what is found.
-        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        references=EXPERIMENT.learned,
         state=STATE.get("photos"),
         settings=[
             SETTINGS.background,
             SETTINGS.sizes.benchmark,
             SETTINGS.crf.model_dump(),
+            SETTINGS.recipe,
         ],
     shell:
         """
@@ -94,10 +96,10 @@ rule segment:
 rule segment_split:
     input:
         images=f"{DATA}/images/{{split}}.csv",
-        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        references=EXPERIMENT.learned,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
-        code=code("segment", "crf", "experiment", "split", "geometry", "pictures"),
+        code=code("segment", "bank", "crf", "experiment", "split", "geometry", "pictures"),
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
     log:
@@ -113,7 +115,7 @@ rule segment_split:
         gpu=1,
     params:
         # Whatever changes the masks: concepts that were added or removed change these names.
-        references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        references=EXPERIMENT.learned,
         settings=EXPERIMENT.inference_settings,
         keep=lambda wildcards: (
             SETTINGS.train.keep if SETTINGS.train and wildcards.split == "train" else 1

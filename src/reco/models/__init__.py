@@ -7,6 +7,7 @@ torch and the one library that the spec needs.
 
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -149,6 +150,25 @@ def load(
 
         return encoder.load(rest, device=device, statistics=statistics)
     raise RecoError(f"unknown model {spec!r}: write {SPECS}")
+
+
+def keeping_loader() -> Loader:
+    """`load` that loads each model once, however its options are written."""
+
+    @cache
+    def kept(spec: str, device: str, statistics: Statistics, precision: Precision) -> Backend:
+        return load(spec, device=device, statistics=statistics, precision=precision)
+
+    def loader(
+        spec: str,
+        *,
+        device: str,
+        statistics: Statistics = "own",
+        precision: Precision = "full",
+    ) -> Backend:
+        return kept(spec, device, statistics, precision)
+
+    return loader
 
 
 def checkpoint_of(spec: str) -> Path | None:
