@@ -28,7 +28,11 @@ PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
 
-MODULES = {"packaged": "models/packaged", "open_clip": "models/clip", "timm": "models/encoder"}
+MODULES = {
+    "packaged": ("models/packaged", "models/kin"),  # kin.py has the digest of its table
+    "open_clip": ("models/clip",),
+    "timm": ("models/encoder",),
+}
 
 
 @dataclass(frozen=True)
@@ -184,8 +188,8 @@ class Experiment:
         files = sorted(checkpoint.glob("*")) if checkpoint and checkpoint.is_dir() else [checkpoint]
         states = [file_state(file) for file in files if file and file.exists()]
         precision = self.config.models.precision
-        module = MODULES.get(spec.partition(":")[0], "models/__init__")
-        code = _code("models/images", "models/half", module)
+        modules = MODULES.get(spec.partition(":")[0], ("models/__init__",))
+        code = _code("models/images", "models/half", *modules)
         return [spec, precision, *code, " ".join(f"{size}-{time}" for size, time in states)]
 
     # ---- concepts -----------------------------------------------------------------------------
