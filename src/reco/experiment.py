@@ -32,7 +32,11 @@ STEPS = ("whitened", "summed", "kept", "seedbank")
 """From the paper's rule to `seedbank`, each with the parts before it: whitened features; the sum of
 two cosines instead of a product of sigmoids; all seeds kept instead of their mean; all scales."""
 
-MODULES = {"packaged": "models/packaged", "open_clip": "models/clip", "timm": "models/encoder"}
+MODULES = {
+    "packaged": ("models/packaged", "models/kin"),  # kin.py has the digest of its table
+    "open_clip": ("models/clip",),
+    "timm": ("models/encoder",),
+}
 
 
 @dataclass(frozen=True)
@@ -191,8 +195,8 @@ class Experiment:
         files = sorted(checkpoint.glob("*")) if checkpoint and checkpoint.is_dir() else [checkpoint]
         states = [file_state(file) for file in files if file and file.exists()]
         precision = self.config.models.precision
-        module = MODULES.get(spec.partition(":")[0], "models/__init__")
-        code = _code("models/images", "models/half", module)
+        modules = MODULES.get(spec.partition(":")[0], ("models/__init__",))
+        code = _code("models/images", "models/half", *modules)
         return [spec, precision, *code, " ".join(f"{size}-{time}" for size, time in states)]
 
     # ---- concepts -----------------------------------------------------------------------------

