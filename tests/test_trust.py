@@ -96,7 +96,14 @@ OURS = {
     *("params.val", "params.curve"),
     "wildcards.scatteritem",  # 3-of-64
     "wildcards.name",  # of config/downloads.yaml, whose pattern allows letters, digits and -
-    *("params.size", "params.variants", "params.temperature", "params.merge", "params.variant"),
+    *(
+        "params.scales",
+        "params.size",
+        "params.variants",
+        "params.temperature",
+        "params.merge",
+        "params.variant",
+    ),
 }
 
 

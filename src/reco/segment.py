@@ -35,6 +35,7 @@ from reco.split import Split
 
 NEAREST = 3  # prototypes that a position is compared with
 WEIGHT = 1.5  # of their cosine beside the text's
+COSINES = 1 << 24  # that are held at a time: 64 MiB
 
 
 def saliency(
@@ -128,10 +129,15 @@ def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
         features: (b, c, h, w) whitened unit vectors.
         prototypes: (concepts, n, c) unit vectors; of fewer than NEAREST all count.
     """
-    count = min(NEAREST, prototypes.shape[1])
-    # Concept by concept: all prototypes of many concepts at once are large.
-    cosines = (torch.einsum("bchw,nc->bnhw", features, own) for own in prototypes)
-    return torch.stack([values.topk(count, dim=1).values.mean(1) for values in cosines], dim=1)
+    _, n, c = prototypes.shape
+    positions = features.flatten(2).transpose(1, 2)
+    step = max(1, COSINES // (n * positions.shape[0] * positions.shape[1]))
+    found = []
+    for own in prototypes.split(step):
+        cosines = positions @ own.reshape(-1, c).T
+        best = cosines.unflatten(2, own.shape[:2]).topk(min(NEAREST, n), dim=3).values
+        found.append(best.mean(3).transpose(1, 2))
+    return torch.cat(found, dim=1).unflatten(2, features.shape[2:])
 
 
 def bank_scores(
