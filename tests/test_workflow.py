@@ -32,10 +32,9 @@ def test_default_experiment_plans_a_job_per_concept():
     concepts = len({row["concept"] for row in read_table(ROOT / "config/stamps/cutouts.csv")})
     assert concepts >= 60
     contexts = len(load(ROOT / "config/config.yaml").context)
-    for rule in PER_CONCEPT:
-        assert f"\n{rule}" in text
-        count = next(line for line in text.splitlines() if line.startswith(rule)).split()[1]
-        assert int(count) == concepts + contexts
+    plan = job_counts(text)
+    assert plan["cosegment"] == concepts + contexts
+    assert plan["bank"] == concepts and plan["whiten"] == 1
 
 
 def test_lint_is_clean():
@@ -134,6 +133,29 @@ def test_files_of_concepts_are_read_from_the_command_line(project):
     (project.folder / "2024_05_01").mkdir()
     done = project.snakemake("--dry-run", "--config", "photos=./2024_05_01", "concepts=[7, no]")
     assert job_counts(done.stdout + done.stderr)["cosegment"] == 3, "two names and a context"
+
+
+@pytest.mark.slow
+def test_a_new_concept_costs_one_bank(project):
+    def run(names, *arguments):
+        config = {"recipe": "seedbank", "bank": {"size": 4, "scales": [64, 96]}}
+        done = project.snakemake("banks", *arguments, concepts=names, **config)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def plan(names):
+        return job_counts(run(names, "--dry-run", "--quiet", "host"))
+
+    names = ["orange", "lemon"]
+    assert plan(names)["bank"] == 2
+    run(names)
+    assert plan(names) == {}
+    added = [*names, "broccoli"]
+    once = {"text": 1, "retrieve": 1, "features": 1, "bank": 1}
+    assert plan(added).items() >= once.items() and "whiten" not in plan(added)
+    draw_scene(np.random.default_rng(9))[0].save(project.photos / "photo 3.png")
+    changed = plan(names)
+    assert changed["whiten"] == 1 and changed["bank"] == 2
 
 
 @pytest.mark.slow
