@@ -49,10 +49,11 @@ class Fake:
             Learned(
                 concept,
                 "mark",
-                torch.zeros(1),
+                {0: torch.zeros(1)},
                 torch.zeros(1),
                 self.archive,
                 0.5,
+                0.0,
                 DOUBT.format(name=concept.name) if "odd" in concept.name else "",
             )
             for concept in parse_concepts(words)
