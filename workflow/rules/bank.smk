@@ -16,7 +16,8 @@ rule bank:
             EXPERIMENT.archive(wildcards.slug), rules.gather.output.embeddings
         ),
         features=lambda wildcards: settled(
-            EXPERIMENT.bank_features(wildcards.slug), EXPERIMENT.archive(wildcards.slug)
+            EXPERIMENT.bank_features(wildcards.slug),
+            EXPERIMENT.archive(wildcards.slug),
         ),
     output:
         bank=f"{DATA}/banks/{{slug}}.{{mark}}.safetensors",

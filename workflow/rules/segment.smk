@@ -99,7 +99,9 @@ rule segment_split:
         references=EXPERIMENT.learned,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
-        code=code("segment", "bank", "crf", "experiment", "split", "geometry", "pictures"),
+        code=code(
+            "segment", "bank", "crf", "experiment", "split", "geometry", "pictures"
+        ),
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
     log:
