@@ -300,7 +300,9 @@ def test_an_experiment_of_dvc(recorded, tmp_path):
     third.run("dvc", "exp", "run", "--name", "three", "-S", "archive_size=3")
     metrics = read_table(third.folder / "results/stamps/metrics.csv")
     assert {row["archive_size"] for row in metrics} == {"0", "2", "3", "5"}
-    assert third.plan() == {}
+    # This change moves no pseudo-mask. DVC, which goes by content, does not train again, and
+    # Snakemake, which goes by time, would: docs/versioning.md.
+    assert not {"features", "cosegment", "bank"} & set(third.plan())
     assert "three" in third.run("dvc", "exp", "list", "--name-only")
     said = third.run("dvc", "params", "diff", "--json")
     changes, _ = json.JSONDecoder().raw_decode(said)  # remarks of DVC may follow
