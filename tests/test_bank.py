@@ -422,3 +422,9 @@ def test_an_index_of_one_even_surface_is_one_line(model):
         )
     with pytest.raises(RecoError, match="do not vary"):
         learner().learn("orange")
+
+
+def test_what_photographs_do_not_need_still_has_a_name():
+    """The workflow names the references of all concepts, also where no rule asks for them."""
+    plan = Experiment(Config(concepts=["cat"], recipe="seedbank", benchmark=None, train=None))
+    assert plan.context_before("cat") == [] and plan.reference("cat")

@@ -315,7 +315,7 @@ class Experiment:
 
         A context concept is freed of those before it; any other concept of all of them.
         """
-        context = [concept.slug for concept in self.config.context]
+        context = [concept.slug for concept in self.context]
         return context[: context.index(slug)] if slug in context else context
 
     @cached_property
