@@ -321,7 +321,7 @@ def test_the_paper_s_files_are_made_where_tables_show_them():
     assert scored.best == replace(scored.steps[-1], crf=True)
     assert scored.plus[0].recipe == "seedbank" and scored.paper.recipe == "paper"
     alone = Experiment(Config(concepts=["cat"], recipe="seedbank", benchmark=None, train=None))
-    assert alone.learned == [alone.bank("cat"), alone.whitening]
+    assert alone.learned_by([alone.best]) == [alone.bank("cat"), alone.whitening]
     assert alone.context == [] and alone.sources == ["cat"]
     paper = Experiment(Config(concepts=["cat"]))
     assert paper.banked == [] and paper.steps == [] and paper.best == paper.paper

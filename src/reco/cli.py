@@ -296,11 +296,19 @@ def retrieve(config_file: Path, embeddings: Path, images: Path) -> None:
 @commands.command()
 @CONFIG
 def features(config_file: Path) -> None:
-    """Compute dense features of the archives' images; only those that the store lacks."""
+    """Compute dense features of the archives' images; only those that the store lacks.
+
+    And of the images of the index that a probe learns from.
+    """
     from reco.embed import embed_archives
     from reco.models import keeping_loader
 
-    embed_archives(_experiment(config_file), keeping_loader())
+    experiment, loader = _experiment(config_file), keeping_loader()
+    embed_archives(experiment, loader)
+    if experiment.config.student == "probe":
+        from reco.probe import embed_lessons
+
+        embed_lessons(experiment, loader)
 
 
 @commands.command()
@@ -453,17 +461,14 @@ def segment_split(config_file: Path, split: str, images: Path, masks: Path, work
 
     experiment = _experiment(config_file)
     settings = experiment.config.train
-    if split == "val":
-        segment_split(experiment, split, images, experiment.zero_shot, masks, workers)
-    else:
-        keep = settings.keep if settings else 1
-        segment_split(experiment, split, images, [experiment.best], masks, workers, keep)
+    keep = settings.keep if settings and split == "train" else 1
+    segment_split(experiment, split, images, experiment.methods(split), masks, workers, keep)
 
 
 @commands.command()
 @CONFIG
 @images_option("images of the train split")
-@click.option("--masks", type=FILE, required=True, help="Folder of the split's pseudo-masks.")
+@click.option("--masks", type=FILE, help="Folder of the split's pseudo-masks; a probe needs none.")
 @click.option("--weights", type=FILE, required=True, help="safetensors to write.")
 @click.option("--model", type=FILE, required=True, help="JSON to write: what the weights are.")
 @click.option("--curve", type=FILE, required=True, help="CSV to write: loss by step.")
@@ -471,7 +476,7 @@ def segment_split(config_file: Path, split: str, images: Path, masks: Path, work
 def train(
     config_file: Path,
     images: Path,
-    masks: Path,
+    masks: Path | None,
     weights: Path,
     model: Path,
     curve: Path,

@@ -229,8 +229,20 @@ Scale = Annotated[Float, Field(gt=0, le=10)]
 
 
 class Train(Section):
-    """ReCo+: DeepLabv3+ on the pseudo-masks of the train split."""
+    """ReCo+: a student of ReCo; all keys but the first three are of `deeplab`."""
 
+    student: Literal["probe", "deeplab"] | None = Field(
+        None,
+        description="what learns: `probe`, a linear map of the recipe `seedbank`'s features; or "
+        "`deeplab`, the paper's DeepLabv3+; null = the one of the recipe",
+    )
+    index: Int = Field(
+        1200,
+        ge=0,
+        le=MANY,
+        description="probe: images of the index that it learns from beside the train split, drawn "
+        "at random",
+    )
     encoder: str = Field(
         "packaged",
         min_length=1,
@@ -243,8 +255,8 @@ class Train(Section):
         1.0,
         gt=0,
         le=1,
-        description="share of each image's pixels, the most salient ones, whose pseudo-labels are "
-        "learned; the paper's is 1; less where most of an image shows none of the concepts",
+        description="share of each image, where ReCo is surest, whose pseudo-labels are learned; "
+        "the paper's is 1; less where most of an image shows none of the concepts",
     )
     scale: tuple[Scale, Scale] = Field(
         (0.5, 2.0), description="random scale of an image, least and most; the paper's is 0.5 to 2"
@@ -420,10 +432,26 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _taught(self) -> "Config":
+        if self.student == "probe" and self.recipe == "paper":
+            raise ValueError(
+                "train.student: probe learns in the space of the recipe seedbank: write "
+                "recipe: seedbank, or student: deeplab"
+            )
+        return self
+
     @property
     def banked(self) -> bool:
         """Whether concepts have a bank of seeds."""
         return self.recipe == "seedbank"
+
+    @property
+    def student(self) -> Literal["probe", "deeplab"] | None:
+        """What ReCo+ is; None where it is not trained."""
+        if self.train is None or self.benchmark is None:
+            return None
+        return self.train.student or ("probe" if self.banked else "deeplab")
 
     @property
     def referenced(self) -> bool:

@@ -68,6 +68,16 @@ class Method:
         return "-".join(filter(None, [*parts, "crf" if self.crf else ""]))
 
     @property
+    def referenced(self) -> bool:
+        """Whether it compares with the paper's reference embeddings."""
+        return self.recipe == "paper" and self.archive_size > 0
+
+    @property
+    def banked(self) -> bool:
+        """Whether it compares with a bank of seeds."""
+        return self.recipe != "paper"
+
+    @property
     def reference_name(self) -> str:
         """Name of the way of co-segmenting it uses, such as `lgc-ce-k20`."""
         flags = ["lgc"] * self.lgc + ["ce"] * self.ce
@@ -380,12 +390,13 @@ class Experiment:
         """Name of the best method's tensors in that file: `<name>.seeds`, `<name>.support`."""
         return str(self.config.bank.scales[0]) if self.config.banked else self.best.reference_name
 
-    @property
-    def learned(self) -> list[str]:
-        """What all targets are found by: their references, their banks, and the whitening."""
+    def learned_by(self, methods: Sequence[Method]) -> list[str]:
+        """What some methods find all targets by: references, or banks and the whitening."""
         slugs = [concept.slug for concept in self.targets]
-        references = [self.reference(slug) for slug in slugs] if self.config.referenced else []
-        banks = [self.bank(slug) for slug in slugs] if self.config.banked else []
+        referenced = any(method.referenced for method in methods)
+        banked = any(method.banked for method in methods)
+        references = [self.reference(slug) for slug in slugs] if referenced else []
+        banks = [self.bank(slug) for slug in slugs] if banked else []
         return list(dict.fromkeys([*references, *banks, *[self.whitening] * bool(banks)]))
 
     def _name(self, folder: str, slug: str, suffix: str, mark: str) -> str:
@@ -438,9 +449,8 @@ class Experiment:
             marks[slug] = fingerprint([self._features(slug), before, settings])
         return marks
 
-    @property
-    def inference_settings(self) -> dict[str, object]:
-        """The settings that prediction depends on."""
+    def inference_settings(self, methods: Sequence[Method]) -> dict[str, object]:
+        """The settings that the prediction of some methods depends on."""
         config = self.config
         return {
             "models": [self.model("dense"), self.model("encoder")],
@@ -450,7 +460,7 @@ class Experiment:
             "crf": config.crf.model_dump(mode="json"),
             "recipe": [config.recipe, config.bank.model_dump(mode="json")],
             "labels": self.labels,
-            "methods": [method.slug for method in self.zero_shot],
+            "methods": [method.slug for method in methods],
         }
 
     # ---- methods ------------------------------------------------------------------------------
@@ -499,6 +509,10 @@ class Experiment:
             *self.steps,
             *[self.best] * self.config.banked,
         ]
+
+    def methods(self, split: str) -> list[Method]:
+        """What segments a split without training: of val every method, of train the best one."""
+        return self.zero_shot if split == "val" else [self.best]
 
     @property
     def plus(self) -> list[Method]:

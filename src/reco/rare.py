@@ -67,8 +67,9 @@ def rare(experiment: Experiment, images: Path) -> dict[str, Histogram]:
     if len(experiment.targets) != 1:
         raise RecoError("concepts: this benchmark scores one concept against background: name one")
     device, split = resolve_device(experiment.config.device), experiment.split("val")
-    encode, knowledge = load_encoder(experiment, device), read_knowledge(experiment, device)
     methods = _methods(experiment)
+    encode = load_encoder(experiment, device)
+    knowledge = read_knowledge(experiment, device, methods)
     counts = {method.method: np.zeros((2, BINS), np.int64) for method in methods}
     rows = read_table(images)
     pictures = read_pictures(split, images)

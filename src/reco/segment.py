@@ -3,13 +3,14 @@
 Networks run in batches in this process; each image's CRFs run in worker processes meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from reco.split import Split
 NEAREST = 3  # prototypes that a position is compared with
 WEIGHT = 1.5  # of their cosine beside the text's
 COSINES = 1 << 24  # that are held at a time: 64 MiB
+Encoded = TypeVar("Encoded")
 
 
 def saliency(
@@ -160,10 +162,10 @@ def bank_scores(
 def _cosine(features: Tensor, vectors: Tensor, size: Sequence[int]) -> Tensor:
     """Cosine of (b, c, h, w) and (n, c), brought to (b, n, *size) where maps differ in size."""
     cosine = torch.einsum("bchw,nc->bnhw", unit(features, dim=1), unit(vectors, dim=1))
-    return cosine if cosine.shape[2:] == tuple(size) else _enlarge(cosine, size)
+    return cosine if cosine.shape[2:] == tuple(size) else enlarge(cosine, size)
 
 
-def _enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear, in channels-last memory; see `similarity`."""
     maps = maps.contiguous(memory_format=torch.channels_last)
     return interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
@@ -204,7 +206,7 @@ def bank_maps(
     scales = list(knowledge.scales.items())[: None if all_scales else 1]
     total = None
     for side, scale in scales:
-        maps = _enlarge(bank_scores(*views[side], scale, knowledge.texts), size)[0]
+        maps = enlarge(bank_scores(*views[side], scale, knowledge.texts), size)[0]
         total = maps if total is None else total.add_(maps)
     assert total is not None
     return total / len(scales)
@@ -220,7 +222,7 @@ def _by_mean(views: Views, knowledge: Knowledge, size: tuple[int, int], *, produ
         return first[0] * similarity(dense, knowledge.texts, size, knowledge.temperature)[0]
     cosine = _cosine(whitened, references, whitened.shape[2:])
     scores = WEIGHT * cosine + _cosine(dense, knowledge.texts, cosine.shape[2:])
-    return _enlarge(scores, size)[0]
+    return enlarge(scores, size)[0]
 
 
 def predict(
@@ -401,10 +403,8 @@ def _predict_picture(
 
 
 def look(
-    picture: np.ndarray,
-    encode: Callable[[np.ndarray], tuple[Tensor, Tensor]],
-    sides: Iterable[int],
-) -> dict[int, tuple[Tensor, Tensor]]:
+    picture: np.ndarray, encode: Callable[[np.ndarray], Encoded], sides: Iterable[int]
+) -> dict[int, Encoded]:
     """Encode a picture (H, W, 3) at several lengths of its shorter side; see `Views`."""
     found = {}
     for side in dict.fromkeys(sides):
@@ -446,7 +446,7 @@ def segment_split(
     pictures = read_pictures(experiment.split(role), images)
     total = len(read_table(images))
     with mask_writer(masks, experiment.target_labels, config.crf, workers) as writer:
-        knowledge = read_knowledge(experiment, device)
+        knowledge = read_knowledge(experiment, device, methods)
         done = segment(pictures, encode, knowledge, methods, writer, keep)
         for _ in track(done, "segment", total=total):
             pass
@@ -461,7 +461,22 @@ def load_encoder(
         a function of an (H, W, 3) uint8 RGB picture that gives encoder features (1, c, h, w) and
         dense features (1, d, h', w').
     """
-    roles = roles_by_model(experiment)
+    encode = load_networks(experiment, device, {"encoder", "dense"}, load)
+
+    def both(picture: np.ndarray) -> tuple[Tensor, Tensor]:
+        outputs = encode(picture)
+        return outputs["encoder"], outputs["dense"]
+
+    return both
+
+
+def load_networks(
+    experiment: Experiment, device: str, wanted: Set[Output], load: Loader = load
+) -> Callable[[np.ndarray], dict[Output, Tensor]]:
+    """Load what gives some outputs of an (H, W, 3) uint8 RGB picture, each (1, channels, h, w)."""
+    roles = {
+        spec: kinds & wanted for spec, kinds in roles_by_model(experiment).items() if kinds & wanted
+    }
     settings = experiment.config.models
     models = {
         spec: load(
@@ -470,12 +485,12 @@ def load_encoder(
         for spec in roles
     }
 
-    def encode(picture: np.ndarray) -> tuple[Tensor, Tensor]:
+    def encode(picture: np.ndarray) -> dict[Output, Tensor]:
         image = Image.fromarray(picture)
         outputs: dict[Output, Tensor] = {}
         for spec, kinds in roles.items():
             outputs |= models[spec].encode(models[spec].preprocess(image, crop=False)[None], kinds)
-        return outputs["encoder"], outputs["dense"]
+        return outputs
 
     return encode
 
@@ -493,19 +508,19 @@ def read_pictures(split: Split, images: Path) -> Iterator[tuple[str, np.ndarray]
     return ahead(read_table(images), read, workers=2, most=8)
 
 
-def read_knowledge(experiment: Experiment, device: str) -> Knowledge:
-    """The references, banks and texts of all target concepts, on a device."""
+def read_knowledge(experiment: Experiment, device: str, methods: Sequence[Method]) -> Knowledge:
+    """What some methods know of all target concepts, on a device."""
 
     def stack(files: Sequence[Mapping[str, np.ndarray]], name: str) -> Tensor:
         return torch.from_numpy(np.stack([file[name] for file in files])).to(device)
 
     slugs = [concept.slug for concept in experiment.targets]
     references, scales = {}, {}
-    if experiment.config.referenced:
+    if any(method.referenced for method in methods):
         files = [read_tensors(experiment.reference(slug)) for slug in slugs]
         names = [variant.reference_name for variant in experiment.reference_variants]
         references = {name: stack(files, f"{name}.reference") for name in names}
-    if experiment.config.banked:
+    if any(method.banked for method in methods):
         files = [read_tensors(experiment.bank(slug)) for slug in slugs]
         scales = {
             side: read_scale(space, stack(files, f"{side}.prototypes"))

@@ -1,12 +1,14 @@
 """Train: ReCo+, a segmenter that learns from ReCo's own masks (paper section 3.4).
 
-DeepLabv3+ of segmentation_models_pytorch; the schedule, losses and augmentation are the paper's,
-the sizes come from the config. No pixel label is read.
+The paper's student is DeepLabv3+ of segmentation_models_pytorch; the schedule, losses and
+augmentation are the paper's, the sizes come from the config. The one of the recipe `seedbank` is
+`reco.probe`. No pixel label is read.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,10 @@ from reco.files import atomic, read_json, write_digest, write_json
 from reco.folder import IGNORE, read_mask, read_table, write_table
 from reco.geometry import BILINEAR, NEAREST, Geometry
 from reco.metrics import ConfusionMatrix
+from reco.models import keeping_loader
 from reco.models.images import read_checkpoint
 from reco.pictures import read_image
+from reco.probe import load_probe, pack_probe, train_probe
 from reco.progress import LOG, track
 from reco.segment import mask_writer, read_pictures
 from reco.split import Row, Split
@@ -296,7 +300,7 @@ def validate(
 def train_plus(
     experiment: Experiment,
     images: Path,
-    masks: Path,
+    masks: Path | None,
     weights: Path,
     model: Path,
     curve: Path,
@@ -305,22 +309,66 @@ def train_plus(
     """Train ReCo+ on the pseudo-masks of the train split and save it.
 
     Args:
-        images: CSV of `reco catalog` (image, prediction).
-        masks: folder of the pseudo-masks of `Experiment.best`.
+        images: CSV of `reco catalog-split` (image, prediction).
+        masks: folder of the pseudo-masks of `Experiment.best`; a probe needs none.
         weights: safetensors to write.
-        model: JSON to write: encoder, labels, size, seed.
+        model: JSON to write: student, encoder, labels, size, seed.
         curve: CSV to write: step, loss, lr, val_mean_iou (empty but every
-            `train.validate_every` steps).
+            `train.validate_every` steps of DeepLab).
         val: CSV of `reco catalog-split` for these looks at val.
+    """
+    config = experiment.config
+    if config.train is None or config.student is None:
+        raise RecoError("train: null in the config: there is nothing to train")
+    rows: Sequence[tuple[object, ...]]
+    if config.student == "probe":
+        probe, steps, count = train_probe(experiment, images, keeping_loader())
+        state, encoder = pack_probe(probe), config.models.encoder
+        rows = [(step, f"{loss:.6f}", f"{rate:.3e}", "") for step, loss, rate in steps]
+    else:
+        if masks is None:
+            raise RecoError("train: DeepLab learns from pseudo-masks: name them with --masks")
+        pairs = [
+            (
+                experiment.split("train").root / row["image"],
+                masks / experiment.best.slug / row["prediction"],
+            )
+            for row in read_table(images)
+        ]
+        network, rows = train_deeplab(experiment, pairs, val)
+        state, encoder, count = network.state_dict(), config.train.encoder, len(pairs)
+    with atomic(weights) as temporary:
+        temporary.write_bytes(save({key: value.contiguous() for key, value in state.items()}))
+    write_digest(weights)
+    write_json(
+        model,
+        {
+            "student": config.student,
+            "encoder": encoder,
+            "labels": experiment.labels,
+            "seed": config.seed,
+            "train": config.train.model_dump(mode="json"),
+            "pseudo_masks": experiment.best.slug,
+            "images": count,
+        },
+    )
+    write_table(curve, ["step", "loss", "lr", "val_mean_iou"], rows)
+
+
+def train_deeplab(
+    experiment: Experiment, pairs: Sequence[tuple[Path, Path]], val: Path | None
+) -> tuple[smp.DeepLabV3Plus, list[tuple[object, ...]]]:
+    """Train the paper's student; see `train_plus`.
+
+    Args:
+        pairs: paths of images and of their pseudo-masks.
+
+    Returns:
+        the network and the rows of its curve.
     """
     config, split = experiment.config, experiment.split("train")
     settings = config.train
-    if settings is None:
-        raise RecoError("train: null in the config: there is nothing to train")
-    pairs = [
-        (split.root / row["image"], masks / experiment.best.slug / row["prediction"])
-        for row in read_table(images)
-    ]
+    assert settings
     # The released code trains on smooth pictures, though it labels jagged ones.
     smooth = BILINEAR if split.geometry.resample == NEAREST else split.geometry.resample
     geometry = replace(split.geometry, resample=smooth)
@@ -331,7 +379,7 @@ def train_plus(
     device = resolve_device(config.device)
     steps = train(network, pairs, settings, seed=config.seed, device=device, geometry=geometry)
     every, checked = settings.validate_every, experiment.split("val")
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for step, loss, rate in track(steps, "train ReCo+", total=settings.iterations, unit="step"):
         score = ""
         if val and every and step % every == 0:
@@ -339,22 +387,7 @@ def train_plus(
             score = f"{validate(network, *look):.6f}"
             LOG.info("step %d: mIoU %s on val, for the record", step, score)
         rows.append((step, f"{loss:.6f}", f"{rate:.3e}", score))
-    with atomic(weights) as temporary:
-        state = {key: value.contiguous() for key, value in network.state_dict().items()}
-        temporary.write_bytes(save(state))
-    write_digest(weights)
-    write_json(
-        model,
-        {
-            "encoder": settings.encoder,
-            "labels": experiment.labels,
-            "seed": config.seed,
-            "train": settings.model_dump(mode="json"),
-            "pseudo_masks": experiment.best.slug,
-            "images": len(pairs),
-        },
-    )
-    write_table(curve, ["step", "loss", "lr", "val_mean_iou"], rows)
+    return network, rows
 
 
 def segment_plus(
@@ -363,18 +396,28 @@ def segment_plus(
     """Segment the val split with ReCo+, without and with the CRF."""
     description = read_json(model)
     device = resolve_device(experiment.config.device)
-    network = build(description["encoder"], None, len(description["labels"]))
-    network.load_state_dict(read_checkpoint(weights))
-    network.to(device).eval()
-    normalise = normalisation(description["encoder"])
+    load = load_probe if description["student"] == "probe" else load_deeplab
+    predict = load(experiment, read_checkpoint(weights), device)
     total = len(read_table(images))
     everything = np.arange(len(description["labels"]))
     with mask_writer(masks, everything, experiment.config.crf, workers) as writer:
         pictures = read_pictures(experiment.split("val"), images)
         for name, picture in track(pictures, "segment with ReCo+", total=total):
-            maps = predict_picture(network, picture, normalise, device).softmax(0)
+            maps = predict(picture).softmax(0)
             for method in experiment.plus:
                 if method.crf:
                     writer.write_refined(method, name, picture, maps)
                 else:
                     writer.write(method, name, maps)
+
+
+def load_deeplab(
+    experiment: Experiment, state: Mapping[str, Tensor], device: str
+) -> Callable[[np.ndarray], Tensor]:
+    """A function of an (H, W, 3) uint8 RGB picture: log-probabilities (labels, H, W)."""
+    assert experiment.config.train
+    encoder = experiment.config.train.encoder
+    network = build(encoder, None, len(experiment.labels))
+    network.load_state_dict(dict(state))
+    network.to(device).eval()
+    return partial(predict_picture, network, normalise=normalisation(encoder), device=device)

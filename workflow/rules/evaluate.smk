@@ -14,7 +14,7 @@ SEGMENTED, TRAINED = (
 )  # what the numbers of masks come from, where there is a benchmark
 if SCORED:
     SEGMENTED = [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
-    SEGMENTED = list(dict.fromkeys([*SEGMENTED, *EXPERIMENT.learned]))
+    SEGMENTED += EXPERIMENT.learned_by(EXPERIMENT.steps)
     SEGMENTED += [f"{DATA}/images/val.csv", f"{DATA}/masks/val"]
     SEGMENTED += expand(
         f"{RESULTS}/{{name}}", name=["metrics.csv", "per_class.csv", "metrics.json"]
@@ -23,8 +23,9 @@ if RARE:
     SEGMENTED = [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
     SEGMENTED += [f"{DATA}/images/val.csv", f"{RESULTS}/rare.csv"]
 if PLUS:
-    TRAINED = [f"{DATA}/images/train.csv", f"{DATA}/masks/train", f"{DATA}/masks/plus"]
+    TRAINED = [f"{DATA}/images/train.csv", f"{DATA}/masks/plus"]
     TRAINED += [rules.train.output.weights]
+    TRAINED += [] if PROBE else [f"{DATA}/masks/train"]
 
 
 rule evaluate:

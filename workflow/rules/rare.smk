@@ -28,7 +28,7 @@ rule rare:
         gpu=1,
     params:
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
-        settings=EXPERIMENT.inference_settings,
+        settings=EXPERIMENT.inference_settings([EXPERIMENT.paper]),
     shell:
         """
         reco --log {log} rare \

@@ -2,15 +2,15 @@
 
 Reads the references and texts of all concepts. Of photographs (`--config photos=FOLDER`) it makes
 `results/<experiment>/photos/<folder>/`: masks, overlays, run lengths and what a person looks at.
-Of a benchmark, `masks/train` (the pseudo-masks of ReCo+, by the best method) and `masks/val` (every
-method of the tables), one job per split.
+Of a benchmark, `masks/val` (every method of the tables) and, for a DeepLabv3+ to learn from,
+`masks/train` (the best method), one job per split.
 """
 
 
 rule segment:
     input:
         embeddings=rules.gather.output.embeddings,
-        references=EXPERIMENT.learned,
+        references=EXPERIMENT.learned_by([EXPERIMENT.best]),
         # Not ancient(): behind a job that is planned for a reason of its own, Snakemake would not
         # see that this one has to run.
         archives=[EXPERIMENT.archive(slug) for slug in TARGETS],
@@ -77,7 +77,7 @@ rule segment:
         photos=SETTINGS.photos,
         out=f"{RESULTS}/photos/{{folder}}",
         # Whatever changes what is found.
-        references=EXPERIMENT.learned,
+        references=EXPERIMENT.learned_by([EXPERIMENT.best]),
         state=STATE.get("photos"),
         settings=[
             SETTINGS.background,
@@ -96,7 +96,9 @@ rule segment:
 rule segment_split:
     input:
         images=f"{DATA}/images/{{split}}.csv",
-        references=EXPERIMENT.learned,
+        references=lambda wildcards: EXPERIMENT.learned_by(
+            EXPERIMENT.methods(wildcards.split)
+        ),
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
         code=code(
@@ -117,8 +119,12 @@ rule segment_split:
         gpu=1,
     params:
         # Whatever changes the masks: concepts that were added or removed change these names.
-        references=EXPERIMENT.learned,
-        settings=EXPERIMENT.inference_settings,
+        references=lambda wildcards: EXPERIMENT.learned_by(
+            EXPERIMENT.methods(wildcards.split)
+        ),
+        settings=lambda wildcards: EXPERIMENT.inference_settings(
+            EXPERIMENT.methods(wildcards.split)
+        ),
         keep=lambda wildcards: (
             SETTINGS.train.keep if SETTINGS.train and wildcards.split == "train" else 1
         ),

@@ -1,11 +1,14 @@
-"""Train: ReCo+, a DeepLabv3+ that learns from ReCo's masks of the train split. No pixel labels.
+"""Train: ReCo+, a student that learns from ReCo's masks. No pixel labels.
 
-Reads `masks/train`; makes `reco_plus/` (weights, description, learning curve) and `masks/plus`,
-its predictions on the val split.
+DeepLabv3+ reads `masks/train`; a probe finds its pseudo-labels itself, with the banks, in the
+features of the train split and of images of the index. Makes `reco_plus/` (weights, description,
+learning curve) and `masks/plus`, its predictions on the val split.
 """
 
+PROBE = SETTINGS.student == "probe"
 BACKBONE = SETTINGS.train.encoder if SETTINGS.train else None
-LOOKS = SETTINGS.train and SETTINGS.train.validate_every
+LOOKS = SETTINGS.train and SETTINGS.train.validate_every and not PROBE
+TEACHER = EXPERIMENT.learned_by([EXPERIMENT.best]) if PROBE else []
 # ReCo+ is trained where there is something to score, unless `train` is null.
 PLUS = f"{DATA}/masks/plus" if SETTINGS.train and SCORED else []
 PLUS_OPTION = f"--plus {PLUS}" if PLUS else ""
@@ -14,10 +17,13 @@ PLUS_OPTION = f"--plus {PLUS}" if PLUS else ""
 rule train:
     input:
         images=f"{DATA}/images/train.csv",
-        masks=f"{DATA}/masks/train",
+        masks=[] if PROBE else f"{DATA}/masks/train",
+        teacher=TEACHER,
+        texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
         val=f"{DATA}/images/val.csv" if LOOKS else [],
-        weights=weights("encoder") if BACKBONE == "packaged" else [],
+        weights=weights("dense", "encoder") if PROBE or BACKBONE == "packaged" else [],
         code=code("train", "split", "geometry", "pictures"),
+        taught=code("probe", "segment", "bank", "whitening") if PROBE else [],
     output:
         weights=f"{DATA}/reco_plus/model.safetensors",
         model=f"{DATA}/reco_plus/model.json",
@@ -34,6 +40,9 @@ rule train:
         runtime=1440,
         gpu=1,
     params:
+        masks=f"--masks {DATA}/masks/train" if not PROBE else "",
+        teacher=TEACHER,
+        how=EXPERIMENT.inference_settings([EXPERIMENT.best]) if PROBE else None,
         val=f"--val {DATA}/images/val.csv" if LOOKS else "",
         settings=SETTINGS.model_dump(mode="json")["train"],
         geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
@@ -42,10 +51,9 @@ rule train:
         """
         reco --log {log} train \
             --images {input.images} \
-            --masks {input.masks} \
             --weights {output.weights} \
             --model {output.model} \
-            --curve {output.curve} {params.val}
+            --curve {output.curve} {params.masks} {params.val}
         """
 
 
@@ -54,7 +62,7 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
-        code=code("train", "segment", "crf", "split", "geometry", "pictures"),
+        code=code("train", "probe", "segment", "crf", "split", "geometry", "pictures"),
     output:
         masks=directory(f"{DATA}/masks/plus"),
     log:
@@ -69,7 +77,7 @@ rule segment_plus:
         runtime=720,
         gpu=1,
     params:
-        settings=EXPERIMENT.inference_settings,
+        settings=EXPERIMENT.inference_settings(EXPERIMENT.plus),
     shell:
         """
         reco --log {log} segment-plus \
