@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from reco import models
-from reco.background import EXTENT, bounds, extent
+from reco.background import EXTENT, RANGE, bounds, extent
 from reco.bank import (
     CONTRAST,
     SHARE,
@@ -364,6 +364,21 @@ def test_words_are_found_where_they_are(model):
         assert found.maps.min() >= 0 and found.maps.max() <= 1
         everything = segmenter.segment(photo, list(SHAPES), crf=False)
         assert everything.labels.min() >= 0
+
+
+def test_beside_none_the_crf_sees_wider_ranges_of_colour(model, monkeypatch):
+    seen = []
+
+    def mean_field(image, shares, settings):
+        seen.append((len(shares), settings.bilateral_srgb))
+        return shares
+
+    monkeypatch.setattr("reco.segmenter.mean_field", mean_field)
+    segmenter = learner()
+    for background in (True, False):
+        segmenter.segment("mine/bench/images/val/0.jpg", list(SHAPES), background=background)
+    own = segmenter.config.crf.bilateral_srgb
+    assert seen == [(4, RANGE * own), (3, own)]
 
 
 def test_nothing_is_made_twice_and_what_is_lost_is_made_again(model):

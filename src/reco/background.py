@@ -8,9 +8,10 @@ import numpy as np
 
 QUANTILE = 0.95  # of saliency where the concept most likely is not
 BETWEEN = 0.5  # where between there and its peaks in the archive the threshold lies
-BANK_BETWEEN = 0.3  # the same for scores of a bank of seeds, whose extent the picture tells
+BANK_BETWEEN = 0.2  # the same for scores of a bank of seeds, whose extent the picture tells
 PEAK = 0.99  # quantile of a picture's scores that counts as their peak
-EXTENT = 0.7  # where between what other things reach and that peak the concept ends
+EXTENT = 0.65  # where between what other things reach and that peak the concept ends
+RANGE = 2.0  # times `crf.bilateral_srgb`: ground that is none of the words is one thing to the CRF
 
 
 def threshold(archive: np.ndarray, others: np.ndarray) -> float:

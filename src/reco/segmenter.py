@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from reco import models
-from reco.background import BANK_BETWEEN, BETWEEN, bounds, extent
+from reco.background import BANK_BETWEEN, BETWEEN, RANGE, bounds, extent
 from reco.bank import Space, bank_archive, read_spaces
 from reco.catalog import catalog_index
 from reco.concepts import Concept, parse_concepts, slugify
@@ -475,12 +475,15 @@ class Segmenter:
         picture = as_picture(image)
         small = np.array(fit(picture, self.config.sizes.benchmark))
         maps = self._maps(picture, small, learned)
-        scores = maps[sure]
+        scores, settings = maps[sure], self.config.crf
         if background or (background is None and len(sure) == 1):
             scores = self._beside_none(scores, [learned[place] for place in sure])
+            if self.config.banked:
+                wider = {"bilateral_srgb": RANGE * settings.bilateral_srgb}
+                settings = settings.model_copy(update=wider)
         if crf and len(scores) > 1:
-            shares = shrink(scores.softmax(0), self.config.crf.size).contiguous().numpy()
-            scores = torch.from_numpy(mean_field(small, shares, self.config.crf))
+            shares = shrink(scores.softmax(0), settings.size).contiguous().numpy()
+            scores = torch.from_numpy(mean_field(small, shares, settings))
         return Segmentation(
             np.asarray(picture),
             tuple(item.concept.name for item in learned),

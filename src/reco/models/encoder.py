@@ -165,8 +165,8 @@ class Encoder(Normalised):
                 raise
             raise RecoError(
                 f"{self.name}: takes images of {own[0]} x {own[1]} pixels only, not {given[0]} x "
-                f"{given[1]}: set sizes.archive and sizes.benchmark to {own[0]} where images are "
-                "square, or use another encoder"
+                f"{given[1]}: set sizes.archive and sizes.benchmark to {own[0]} and bank.scales "
+                f"to [{own[0]}] where images are square, or use another encoder"
             ) from error
 
     def _no_map(self) -> RecoError:
