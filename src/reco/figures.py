@@ -333,7 +333,7 @@ def predictions_figure(
     for line, prediction in zip(axes, predictions, strict=True):
         _prediction_row(line, prediction, labels)
     for ax, title in zip(axes[0], ["image", "ground truth", *methods], strict=False):
-        ax.set_title(title)
+        ax.set_title(title.replace(") with", ")\nwith"))  # the longest are wider than a picture
     key = "Colours hold within a row; bold: in the ground truth."
     if any((prediction.truth < 0).any() for prediction in predictions):
         key = f"Outlined: scored. Pale: without ground truth, not scored. {key}"
