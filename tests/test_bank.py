@@ -323,7 +323,11 @@ def test_the_paper_s_files_are_made_where_tables_show_them():
     alone = Experiment(Config(concepts=["cat"], recipe="seedbank", benchmark=None, train=None))
     assert alone.learned_by([alone.best]) == [alone.bank("cat"), alone.whitening]
     assert alone.context == [] and alone.sources == ["cat"]
+    train, val = (scored.learned_by(scored.methods(split)) for split in ("train", "val"))
+    assert train == alone.learned_by([alone.best]), "the paper's references teach nobody"
+    assert val == [scored.reference("cat"), *train]
     paper = Experiment(Config(concepts=["cat"]))
+    assert paper.learned_by(paper.methods("train")) == [paper.reference("cat")]
     assert paper.banked == [] and paper.steps == [] and paper.best == paper.paper
 
 
