@@ -46,7 +46,7 @@ test: .venv/installed
 
 # make test-slow: what takes minutes: whole runs of the workflow
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow -n $(TESTERS) --dist loadgroup
+	$(BIN)/python -m pytest -m slow -n $(TESTERS) --dist loadfile
 
 # make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
 test-slurm: .venv/installed

@@ -344,8 +344,8 @@ MADE = [
 
 
 def whole_run(test: Callable) -> Callable:
-    """Mark a slow test that shares an undisturbed run, and so its process (pytest -n)."""
-    return pytest.mark.slow(pytest.mark.xdist_group("faults")(test))
+    """Mark a slow test that shares an undisturbed run, and so its process (--dist loadfile)."""
+    return pytest.mark.slow(test)
 
 
 @contextmanager

@@ -186,8 +186,8 @@ class Checkout:
 
 
 def recorded_run(test):
-    """Mark a slow test that shares one recorded run, and so its process (pytest -n)."""
-    return pytest.mark.slow(pytest.mark.xdist_group("recorded")(test))
+    """Mark a slow test that shares one recorded run, and so its process (--dist loadfile)."""
+    return pytest.mark.slow(test)
 
 
 @pytest.fixture(scope="module")
