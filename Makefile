@@ -109,7 +109,7 @@ audit:
 #                 photographs of yours, nor what git has
 clean:
 	rm -rf data/store data/photographs
-	for made in data/*/config/images.json data/*/embeddings/state.json; do \
+	for made in data/*/config/images.json data/*/embeddings/index.json; do \
 	    name=$${made#data/}; name=$${name%%/*}; \
 	    test -f "$$made" || continue; \
 	    rm -rf "data/$$name"; \

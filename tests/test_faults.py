@@ -222,6 +222,7 @@ def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys, error, said):
 
     monkeypatch.setattr("reco.workflow.embed.gather", refuse)
     options = ["--embeddings", "e", "--usable", "u", "--skipped", "s"]
+    options += ["--model", "packaged", "--size", "256", "--state", "x"]
     assert status(["gather", "part.csv", *options]) == 1
     assert capsys.readouterr().err == f"error: {said}\n"
 

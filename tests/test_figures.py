@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from reco.cli import commands
 from reco.config import Config
+from reco.data.embeddings import description_of
 from reco.data.folder import write_labels, write_table
 from reco.experiment import Experiment, Method
 from reco.files import write_json
@@ -287,7 +288,8 @@ def experiment(request, tmp_path, monkeypatch):
         "sizes": {"archive": 32, "benchmark": 32},
     }
     Path("mini.yaml").write_text(yaml.safe_dump(values))
-    made = Experiment(Config.model_validate(values))
+    made = Experiment(Config.model_validate(values), images="x")
+    write_json(description_of(made.embeddings), made.index)
     generator = np.random.default_rng(0)
 
     def picture(path, size):

@@ -32,7 +32,7 @@ def plan(folder, classes=None, **changes):
     if classes is not None:
         with open("bench/classes.txt", "w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in classes)
-    return Experiment(check_config({**folder, **changes}))
+    return Experiment(check_config({**folder, **changes}), "x")
 
 
 # ---- concepts and classes ---------------------------------------------------------------------

@@ -192,7 +192,7 @@ def learned(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "load", lambda spec, **options: colours)
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path / "mine", index=16)
-    experiment = Experiment(check_config(CONFIG))
+    experiment = Experiment(check_config(CONFIG), images="x")
     loader = models.keeping_loader()
     images = Path(experiment.data, "images")
     catalog_index(experiment.index_root, images / "index.csv", 1)
@@ -203,9 +203,14 @@ def learned(monkeypatch, tmp_path):
     model = experiment.config.models.retrieval
     embed_part(experiment, images / "index.csv", model, 96, "1-of-1", part, loader)
     embeddings = Path(experiment.embeddings)
-    gather([part], embeddings, Path(experiment.usable), Path("skipped.csv"))
+    gather([part], embeddings, Path(experiment.usable), Path("skipped.csv"), experiment.index)
     embed_concepts(experiment, loader)
-    retrieve_archives(experiment, embeddings, Path(experiment.usable))
+    sources = experiment.sources
+    texts, archives = (
+        [Path(name(slug)) for slug in sources] for name in (experiment.text, experiment.archive)
+    )
+    size = experiment.config.deepest_archive
+    retrieve_archives(embeddings, Path(experiment.usable), texts, size, archives)
     whiten_index(experiment, embeddings, loader)
     embed_archives(experiment, loader)
     bank = experiment.config.bank

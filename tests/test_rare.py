@@ -81,8 +81,7 @@ def test_the_study_runs_to_its_figure(tmp_path):
     miniatures.make_firenet(project.folder / "data/downloads/firenet")
     plan = project.plan()
     assert (
-        plan["retrieve"] == 1
-        and plan["cosegment"] == 6
+        plan["retrieve"] == plan["cosegment"] == 6
         and plan["rare"] == 1
         and not {"segment", "train"} & set(plan)
     )

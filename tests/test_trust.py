@@ -99,6 +99,7 @@ OURS = {
     *(
         "params.scales",
         "params.size",
+        "params.state",
         "params.variants",
         "params.temperature",
         "params.merge",

@@ -111,7 +111,7 @@ def test_clean_removes_what_experiments_made_and_nothing_else(tmp_path):
     ]
     gone = [
         *("data/stamps/config/images.json", "data/stamps/scenes/a.jpg", "data/store/x/y.npy"),
-        *("data/photographs/p/a.png", "data/trip-12/embeddings/state.json"),
+        *("data/photographs/p/a.png", "data/trip-12/embeddings/index.json"),
         *("results/stamps/metrics.csv", "results/stamps/figures/a.png", "results/trip-12/a/b"),
     ]
     for name in kept + gone:

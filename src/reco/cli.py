@@ -263,11 +263,24 @@ def embed(config_file: Path, images: Path, model: str, size: int, part: str, tab
 @click.option("--embeddings", type=FILE, required=True, help=".npy to write: (n, d), unit rows.")
 @click.option("--usable", type=FILE, required=True, help="CSV to write: the image of every row.")
 @click.option("--skipped", type=FILE, required=True, help="CSV to write: unreadable files, why.")
-def gather(parts: tuple[Path, ...], embeddings: Path, usable: Path, skipped: Path) -> None:
+@click.option("--model", required=True, help="The model of the parts.")
+@click.option("--size", type=int, required=True, help="Side of its input in pixels.")
+@click.option("--state", required=True, help="State of the images, noted beside the embeddings.")
+def gather(
+    parts: tuple[Path, ...],
+    embeddings: Path,
+    usable: Path,
+    skipped: Path,
+    model: str,
+    size: int,
+    state: str,
+) -> None:
     """Gather the embeddings of all PARTS, tables of `reco embed` in order, into one matrix."""
+    from reco.data.embeddings import Description
     from reco.workflow.embed import gather
 
-    gather(parts, embeddings, usable, skipped)
+    described = Description(model=model, size=size, state=state)
+    gather(parts, embeddings, usable, skipped, described)
 
 
 @commands.command()
@@ -283,14 +296,25 @@ def text(config_file: Path) -> None:
 
 
 @commands.command()
-@CONFIG
 @click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
 @images_option("the image of every row of the embeddings")
-def retrieve(config_file: Path, embeddings: Path, images: Path) -> None:
-    """Rank the index for all concepts and keep the best images of each: its archive."""
+@click.option(
+    "--text", type=FILE, required=True, help="Text embeddings of a concept.", multiple=True
+)
+@click.option("--size", type=click.IntRange(1), required=True, help="Images of an archive.")
+@click.option("--archive", type=FILE, required=True, help="CSV to write.", multiple=True)
+def retrieve(
+    embeddings: Path, images: Path, text: tuple[Path, ...], size: int, archive: tuple[Path, ...]
+) -> None:
+    """Rank the index for a concept and keep its best images: its archive.
+
+    For several concepts in one pass, give --text and --archive as often, in the same order.
+    """
     from reco.workflow.retrieve import retrieve_archives
 
-    retrieve_archives(_experiment(config_file), embeddings, images)
+    if len(text) != len(archive):
+        raise RecoError(f"--text is given {len(text)} times, --archive {len(archive)} times")
+    retrieve_archives(embeddings, images, text, size, archive)
 
 
 @commands.command()

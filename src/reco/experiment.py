@@ -17,6 +17,7 @@ from reco.code import code_fingerprint
 from reco.concepts import Concept, check_concepts, check_slugs, slugify
 from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_concepts
 from reco.data.benchmarks import Dataset, Folder, dataset
+from reco.data.embeddings import Description, read_description
 from reco.data.folder import Scan, file_state, read_classes, read_table, scan
 from reco.data.geometry import choose_geometry
 from reco.data.split import Split
@@ -83,9 +84,15 @@ class Method:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config and the names that follow from it. Paths are relative to the project."""
+    """A config and the names that follow from it. Paths are relative to the project.
+
+    Attributes:
+        images: state of the index's images, where somebody has looked at them to plan; None = as
+            they were embedded.
+    """
 
     config: Config
+    images: str | None = None
 
     @property
     def data(self) -> str:
@@ -149,6 +156,20 @@ class Experiment:
     def usable(self) -> str:
         """The list of these images: those that could be read, in the order of the rows."""
         return f"{self.data}/embeddings/index.csv"
+
+    @cached_property
+    def index(self) -> Description:
+        """What the embeddings of the index are of, or will be."""
+        if self.images is None:
+            return read_description(self.embeddings)
+        config = self.config
+        composed = [config.stamps.model_dump(), config.seed] if self.composed else []
+        made_by = ["workflow.catalog", "workflow.embed", *["data.scenes"] * self.composed]
+        code = code_fingerprint(*made_by)
+        state = [self.images, composed, self.model("retrieval"), config.sizes.retrieval, code]
+        return Description(
+            model=config.models.retrieval, size=config.sizes.retrieval, state=fingerprint(state)
+        )
 
     @cached_property
     def reader(self) -> Dataset:
@@ -406,7 +427,8 @@ class Experiment:
 
     def _archive(self, slug: str) -> str:
         largest = self.config.deepest_archive
-        return fingerprint([self._text(slug), largest, code_fingerprint("workflow.retrieve")])
+        index, code = self.index["state"], code_fingerprint("workflow.retrieve")
+        return fingerprint([self._text(slug), index, largest, code])
 
     def _features(self, slug: str) -> str:
         models = [self.model("dense"), self.model("encoder")]
@@ -419,7 +441,8 @@ class Experiment:
     def _whitening(self) -> str:
         config = self.config
         pixels = [config.bank.scales, config.models.statistics, config.seed]
-        return fingerprint([self.model("encoder"), pixels, code_fingerprint("workflow.whiten")])
+        index, code = self.index["state"], code_fingerprint("workflow.whiten")
+        return fingerprint([self.model("encoder"), index, pixels, code])
 
     def _bank_features(self, slug: str) -> str:
         models = [self.model("dense"), self.model("encoder")]

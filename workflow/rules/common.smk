@@ -6,6 +6,7 @@ made from its content, so that runs with different settings never see each other
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from reco.code import sources
@@ -34,6 +35,7 @@ try:
         STATE = note_images(EXPERIMENT, NOTED)
     else:
         STATE = read_json(NOTED)
+    EXPERIMENT = replace(EXPERIMENT, images=STATE["index"])
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
@@ -80,19 +82,6 @@ def weights(*roles):
         if "packaged" in specs
         else []
     )
-
-
-def settled(path, source):
-    """A concept's file, made from `source` by a job that rewrites those of all concepts.
-
-    Only a new name means new content, so its time is no reason to run anything. But where `source`
-    is newer, as after a run that was killed in between, its content will change.
-    """
-    made = [Path(name) for name in (path, source)]
-    if not all(file.exists() for file in made):
-        return ancient(path)
-    made_at, changed_at = (file.stat().st_mtime for file in made)
-    return path if changed_at > made_at else ancient(path)
 
 
 def verbatim(value):

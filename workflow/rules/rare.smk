@@ -9,6 +9,7 @@ rule rare:
     input:
         images=f"{DATA}/images/val.csv",
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
         code=code("workflow.rare"),

@@ -89,6 +89,7 @@ rule segment_split:
         references=lambda wildcards: EXPERIMENT.learned_by(
             EXPERIMENT.methods(wildcards.split)
         ),
+        features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
         code=code("workflow.segment"),

@@ -19,6 +19,7 @@ rule train:
         images=f"{DATA}/images/train.csv",
         masks=[] if PROBE else f"{DATA}/masks/train",
         teacher=TEACHER,
+        features=GATHERED if PROBE else [],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
         val=f"{DATA}/images/val.csv" if LOOKS else [],
         weights=weights("dense", "encoder") if PROBE or BACKBONE == "packaged" else [],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reco.data.batches import ahead, batches
+from reco.data.embeddings import Description, description_of
 from reco.data.folder import read_table, write_table
 from reco.data.geometry import Geometry, archive_geometry
 from reco.data.images import read_image
@@ -18,7 +19,7 @@ from reco.data.store import Place, Store, read_places
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import write_array, write_digest
+from reco.files import write_array, write_digest, write_json
 from reco.models import Backend, Loader, Output, load
 from reco.progress import LOG, track
 from reco.workflow.retrieve import read_archive
@@ -67,7 +68,13 @@ def embed_part(
     )
 
 
-def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path) -> None:
+def gather(
+    parts: Sequence[Path],
+    embeddings: Path,
+    usable: Path,
+    skipped: Path,
+    described: Description,
+) -> None:
     """Gather the embeddings of all parts of the index into one matrix, in index order.
 
     Of files with the same content the first counts: an archive of copies would tell nothing.
@@ -78,6 +85,7 @@ def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path)
             SHA-256 is written beside it.
         usable: CSV to write (path, key), row i for row i of the embeddings.
         skipped: CSV to write (path, reason): files that are no readable images, and copies.
+        described: what the parts were made of; written last, beside the embeddings.
 
     Raises:
         RecoError: no image is usable, or a shard is damaged.
@@ -101,6 +109,7 @@ def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path)
     write_digest(embeddings)
     write_table(usable, ["path", "key"], [(row["path"], row["key"]) for row in kept])
     write_table(skipped, ["path", "reason"], lost)
+    write_json(description_of(embeddings), described)
 
 
 def embed_archives(experiment: Experiment, load: Loader = load) -> None:

@@ -20,7 +20,8 @@ def embed_concepts(experiment: Experiment, load: Loader = load) -> None:
     """Write `Experiment.text` of every concept: `retrieval` (d,) and `dense` (d',), unit float32.
 
     Each is the normalised mean of the normalised embeddings of the concept's sentences
-    (paper, section 3.1). Sentences that were embedded before come from the store.
+    (paper, section 3.1). The header names the model of `retrieval`. Sentences that were
+    embedded before come from the store.
     """
     config = experiment.config
     device = resolve_device(config.device)
@@ -37,7 +38,8 @@ def embed_concepts(experiment: Experiment, load: Loader = load) -> None:
         vectors[role] = _embed(model, role, by_concept, store)
     for slug in experiment.concepts:
         with atomic(Path(experiment.text(slug))) as temporary:
-            temporary.write_bytes(save({role: vectors[role][slug] for role in roles}))
+            tensors = {str(role): vectors[role][slug] for role in roles}
+            temporary.write_bytes(save(tensors, {"retrieval": roles["retrieval"]}))
 
 
 def embed_names(experiment: Experiment, names: Sequence[str], load: Loader = load) -> np.ndarray:
