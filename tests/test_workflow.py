@@ -44,12 +44,23 @@ def test_lint_is_clean():
     assert "good condition" in done.stdout + done.stderr
 
 
-RULES = [
-    (path.stem, *re.match(r"(\w+):\n(.*)", block, re.DOTALL).groups())
-    for path in sorted((ROOT / "workflow/rules").glob("*.smk"))
-    for block in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]
-    if "shell:" in block or "notebook:" in block  # others do nothing, they name a set of files
-]
+def read_rules() -> list[tuple[str, str, str]]:
+    """File, name and text of every rule; what `use rule` takes from another is part of the text."""
+    head = r"^(?:rule|use rule (\w+) as) (\w+)(?: with)?:\n"
+    rules, parts = [], {}
+    for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        _, *found = re.split(head, path.read_text(), flags=re.MULTILINE)
+        for base, name, body in zip(found[::3], found[1::3], found[2::3], strict=True):
+            own = re.findall(r"^    \w+:.*\n(?:(?: {8}.*)?\n)*", body + "\n", re.MULTILINE)
+            own = {part.split(":")[0].strip(): part for part in own}
+            parts[name] = {**parts.get(base, {}), **own}
+            # others do nothing, they name a set of files
+            if {"shell", "notebook"} & parts[name].keys():
+                rules.append((path.stem, name, "".join(parts[name].values())))
+    return rules
+
+
+RULES = read_rules()
 
 
 @pytest.mark.parametrize(("file", "name", "body"), RULES, ids=[rule[1] for rule in RULES])
@@ -58,7 +69,8 @@ def test_every_rule_says_what_it_needs(file, name, body):
         assert part in body, f"{file}.smk: rule {name} has no {part}"
     for section in re.findall(r"^    (?:input|output):\n((?:        .*\n)+)", body, re.MULTILINE):
         first = [line for line in section.splitlines() if re.match(r" {8}[^ #)\]]", line)]
-        assert all(re.match(r" {8}\w+=", line) for line in first), f"{name}: files without names"
+        named = r" {8}(\w+=|\*\*as_(figure|table)\()"
+        assert all(re.match(named, line) for line in first), f"{name}: files without names"
 
 
 @pytest.mark.parametrize("name", ["slurm", "kubernetes"])

@@ -1,5 +1,7 @@
 """Figures and tables: what a person looks at; one rule each, from metrics, masks and archives.
 
+The rules are alike: each takes all but its files and its command from the one that it names.
+
 Makes `results/<experiment>/{tables,figures}/` and the executed notebook.
 `snakemake results/<experiment>/figures/archive/<slug>.png` draws the whole archive of one concept.
 """
@@ -19,321 +21,36 @@ FIGURES = expand(
 )
 
 
-rule table_components:
-    input:
-        metrics=rules.evaluate.output.metrics,
-        images=f"{DATA}/images/val.csv",
-        run=rules.record.output.run,
-        code=code("workflow.tables"),
-    output:
-        markdown=f"{RESULTS}/tables/components.md",
-        latex=f"{RESULTS}/tables/components.tex",
-        html=report(
-            f"{RESULTS}/tables/components.html",
-            category="Segmentation",
-            labels={"shows": "table: the parts of ReCo"},
-            caption="../report/components.rst",
-        ),
-    log:
-        f"{DATA}/logs/table_components.log",
-    benchmark:
-        f"{DATA}/benchmarks/table_components.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=500,
-        runtime=5,
-    params:
-        # The line under the table names every setting by this.
-        config=config_fingerprint(SETTINGS),
-    shell:
-        """
-        reco --log {log} table components \
-            --metrics {input.metrics} \
-            --images {input.images} \
-            --run {input.run} \
-            {output}
-        """
+def as_figure(path, category, shows, caption=None):
+    """The files of a figure; the report shows the PNG, with a caption of workflow/report."""
+    shown = report(
+        f"{RESULTS}/figures/{path}.png",
+        category=category,
+        labels={"shows": shows},
+        caption=f"../report/{caption or path}.rst",
+    )
+    return {"png": shown, "pdf": f"{RESULTS}/figures/{path}.pdf"}
 
 
-rule table_methods:
-    input:
-        metrics=rules.evaluate.output.metrics,
-        images=f"{DATA}/images/val.csv",
-        curve=rules.train.output.curve if PLUS else [],
-        run=rules.record.output.run,
-        code=code("workflow.tables"),
-    output:
-        markdown=f"{RESULTS}/tables/methods.md",
-        latex=f"{RESULTS}/tables/methods.tex",
-        html=report(
-            f"{RESULTS}/tables/methods.html",
-            category="Segmentation",
-            labels={"shows": "table: the methods"},
-            caption="../report/methods.rst",
-        ),
-    log:
-        f"{DATA}/logs/table_methods.log",
-    benchmark:
-        f"{DATA}/benchmarks/table_methods.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=500,
-        runtime=5,
-    params:
-        config=config_fingerprint(SETTINGS),
-        curve=f"--curve {rules.train.output.curve}" if PLUS else "",
-    shell:
-        """
-        reco --log {log} table methods \
-            --metrics {input.metrics} \
-            --images {input.images} {params.curve} \
-            --run {input.run} \
-            {output}
-        """
-
-
-rule table_retrieval:
-    input:
-        retrieval=rules.precision.output.retrieval,
-        images=rules.gather.output.images,
-        run=rules.record.output.run,
-        code=code("workflow.tables"),
-    output:
-        markdown=f"{RESULTS}/tables/retrieval.md",
-        latex=f"{RESULTS}/tables/retrieval.tex",
-        html=report(
-            f"{RESULTS}/tables/retrieval.html",
-            category="Retrieval",
-            labels={"shows": "table: precision by concept"},
-            caption="../report/retrieval.rst",
-        ),
-    log:
-        f"{DATA}/logs/table_retrieval.log",
-    benchmark:
-        f"{DATA}/benchmarks/table_retrieval.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=500,
-        runtime=5,
-    params:
-        config=config_fingerprint(SETTINGS),
-    shell:
-        """
-        reco --log {log} table retrieval \
-            --retrieval {input.retrieval} \
-            --images {input.images} \
-            --run {input.run} \
-            {output}
-        """
-
-
-rule figure_archives:
-    input:
-        retrieval=rules.precision.output.retrieval,
-        archives=RANKED,
-        references=[EXPERIMENT.best_source(slug) for slug in TARGETS],
-        run=rules.record.output.run,
-        code=code("workflow.figures"),
-    output:
-        png=report(
-            f"{RESULTS}/figures/archives.png",
-            category="Retrieval",
-            labels={"shows": "archives and their co-segmentation"},
-            caption="../report/archives.rst",
-        ),
-        pdf=f"{RESULTS}/figures/archives.pdf",
-    log:
-        f"{DATA}/logs/figure_archives.log",
-    benchmark:
-        f"{DATA}/benchmarks/figure_archives.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        # Removing a concept changes no file, only this list.
-        concepts=TARGETS,
-        size=SETTINGS.sizes.archive,
-    shell:
-        """
-        reco --log {log} figure archives \
-            --retrieval {input.retrieval} \
-            --run {input.run} \
-            {output}
-        """
-
-
-rule figure_archive:
-    input:
-        retrieval=rules.precision.output.retrieval,
-        archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
-        reference=lambda wildcards: EXPERIMENT.best_source(wildcards.slug),
-        run=rules.record.output.run,
-        code=code("workflow.figures"),
-    output:
-        png=report(
-            f"{RESULTS}/figures/archive/{{slug}}.png",
-            category="Retrieval",
-            labels={"shows": "archive of {slug}"},
-            caption="../report/archive.rst",
-        ),
-        pdf=f"{RESULTS}/figures/archive/{{slug}}.pdf",
-    log:
-        f"{DATA}/logs/figure_archive/{{slug}}.log",
-    benchmark:
-        f"{DATA}/benchmarks/figure_archive/{{slug}}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        size=SETTINGS.sizes.archive,
-    shell:
-        """
-        reco --log {log} figure archives \
-            --concept {wildcards.slug} \
-            --retrieval {input.retrieval} \
-            --run {input.run} \
-            {output}
-        """
-
-
-rule figure_predictions:
-    input:
-        images=f"{DATA}/images/val.csv",
-        zero_shot=f"{DATA}/masks/val",
-        plus=PLUS,
-        run=rules.record.output.run,
-        code=code("workflow.figures"),
-    output:
-        png=report(
-            f"{RESULTS}/figures/predictions.png",
-            category="Segmentation",
-            labels={"shows": "predictions beside ground truth"},
-            caption="../report/predictions.rst",
-        ),
-        pdf=f"{RESULTS}/figures/predictions.pdf",
-    log:
-        f"{DATA}/logs/figure_predictions.log",
-    benchmark:
-        f"{DATA}/benchmarks/figure_predictions.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=30,
-    params:
-        plus=PLUS_OPTION,
-        methods=[method.slug for method in [EXPERIMENT.best, *EXPERIMENT.plus[-1:]]],
-        labels=verbatim(EXPERIMENT.scored),
-        geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
-    shell:
-        """
-        reco --log {log} figure predictions \
-            --images {input.images} \
-            --zero-shot {input.zero_shot} \
-            {params.plus} \
-            --run {input.run} \
-            {output}
-        """
-
-
-rule figure_archive_size:
-    input:
-        metrics=rules.evaluate.output.metrics,
-        compared=list(EXPERIMENT.compared("metrics.csv")[1].values()),
-        run=rules.record.output.run,
-        code=code("workflow.figures"),
-    output:
-        png=report(
-            f"{RESULTS}/figures/archive_size.png",
-            category="Segmentation",
-            labels={"shows": "mIoU against archive size"},
-            caption="../report/archive_size.rst",
-        ),
-        pdf=f"{RESULTS}/figures/archive_size.pdf",
-    log:
-        f"{DATA}/logs/figure_archive_size.log",
-    benchmark:
-        f"{DATA}/benchmarks/figure_archive_size.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=500,
-        runtime=5,
-    params:
-        compare=SETTINGS.compare,
-    shell:
-        """
-        reco --log {log} figure archive-size \
-            --metrics {input.metrics} \
-            --run {input.run} \
-            {output}
-        """
-
-
-rule figure_precision:
-    input:
-        retrieval=rules.precision.output.retrieval,
-        images=rules.gather.output.images,
-        compared=list(EXPERIMENT.compared("retrieval.csv")[1].values()),
-        run=rules.record.output.run,
-        code=code("workflow.figures"),
-    output:
-        png=report(
-            f"{RESULTS}/figures/precision.png",
-            category="Retrieval",
-            labels={"shows": "precision against archive size"},
-            caption="../report/precision.rst",
-        ),
-        pdf=f"{RESULTS}/figures/precision.pdf",
-    log:
-        f"{DATA}/logs/figure_precision.log",
-    benchmark:
-        f"{DATA}/benchmarks/figure_precision.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=500,
-        runtime=5,
-    params:
-        compare=SETTINGS.compare,
-    shell:
-        """
-        reco --log {log} figure precision \
-            --retrieval {input.retrieval} \
-            --images {input.images} \
-            --run {input.run} \
-            {output}
-        """
+def as_table(name, category, shows):
+    """The files of a table; the report shows the page."""
+    path = f"{RESULTS}/tables/{name}"
+    shown = report(
+        f"{path}.html",
+        category=category,
+        labels={"shows": shows},
+        caption=f"../report/{name}.rst",
+    )
+    return {"markdown": f"{path}.md", "latex": f"{path}.tex", "html": shown}
 
 
 rule figure_training:
     input:
         curve=rules.train.output.curve,
         run=rules.record.output.run,
-        code=code("workflow.figures"),
+        code=code("workflow.figures.training"),
     output:
-        png=report(
-            f"{RESULTS}/figures/training.png",
-            category="Segmentation",
-            labels={"shows": "training of ReCo+"},
-            caption="../report/training.rst",
-        ),
-        pdf=f"{RESULTS}/figures/training.pdf",
+        **as_figure("training", "Segmentation", "training of ReCo+"),
     log:
         f"{DATA}/logs/figure_training.log",
     benchmark:
@@ -344,13 +61,193 @@ rule figure_training:
     resources:
         mem_mb=500,
         runtime=5,
+    params:
+        command=lambda wildcards, input: f"figure training --curve {input.curve}",
     shell:
-        """
-        reco --log {log} figure training \
-            --curve {input.curve} \
-            --run {input.run} \
-            {output}
-        """
+        "reco --log {log} {params.command} --run {input.run} {output}"
+
+
+use rule figure_training as figure_archive with:
+    input:
+        retrieval=rules.precision.output.retrieval,
+        archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
+        reference=lambda wildcards: EXPERIMENT.best_source(wildcards.slug),
+        run=rules.record.output.run,
+        code=code("workflow.figures.archives"),
+    output:
+        **as_figure(
+            "archive/{slug}", "Retrieval", "archive of {slug}", caption="archive"
+        ),
+    log:
+        f"{DATA}/logs/figure_archive/{{slug}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_archive/{{slug}}.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        command=lambda wildcards, input: (
+            f"figure archives --concept {wildcards.slug} --retrieval {input.retrieval}"
+        ),
+        size=SETTINGS.sizes.archive,
+
+
+use rule figure_archive as figure_archives with:
+    input:
+        retrieval=rules.precision.output.retrieval,
+        archives=RANKED,
+        references=[EXPERIMENT.best_source(slug) for slug in TARGETS],
+        run=rules.record.output.run,
+        code=code("workflow.figures.archives"),
+    output:
+        **as_figure("archives", "Retrieval", "archives and their co-segmentation"),
+    log:
+        f"{DATA}/logs/figure_archives.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_archives.tsv"
+    params:
+        command=lambda wildcards, input: f"figure archives --retrieval {input.retrieval}",
+        # Removing a concept changes no file, only this list.
+        concepts=TARGETS,
+
+
+use rule figure_training as figure_predictions with:
+    input:
+        images=f"{DATA}/images/val.csv",
+        zero_shot=f"{DATA}/masks/val",
+        plus=PLUS,
+        run=rules.record.output.run,
+        code=code("workflow.figures.predictions"),
+    output:
+        **as_figure("predictions", "Segmentation", "predictions beside ground truth"),
+    log:
+        f"{DATA}/logs/figure_predictions.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_predictions.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        command=lambda wildcards, input: (
+            f"figure predictions --images {input.images}"
+            f" --zero-shot {input.zero_shot} {PLUS_OPTION}"
+        ),
+        methods=[method.slug for method in [EXPERIMENT.best, *EXPERIMENT.plus[-1:]]],
+        labels=verbatim(EXPERIMENT.scored),
+        geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
+
+
+use rule figure_training as figure_archive_size with:
+    input:
+        metrics=rules.evaluate.output.metrics,
+        compared=list(EXPERIMENT.compared("metrics.csv")[1].values()),
+        run=rules.record.output.run,
+        code=code("workflow.figures.archive_size"),
+    output:
+        **as_figure("archive_size", "Segmentation", "mIoU against archive size"),
+    log:
+        f"{DATA}/logs/figure_archive_size.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_archive_size.tsv"
+    params:
+        command=lambda wildcards, input: f"figure archive-size --metrics {input.metrics}",
+        compare=SETTINGS.compare,
+
+
+use rule figure_training as figure_precision with:
+    input:
+        retrieval=rules.precision.output.retrieval,
+        images=rules.gather.output.images,
+        compared=list(EXPERIMENT.compared("retrieval.csv")[1].values()),
+        run=rules.record.output.run,
+        code=code("workflow.figures.precision"),
+    output:
+        **as_figure("precision", "Retrieval", "precision against archive size"),
+    log:
+        f"{DATA}/logs/figure_precision.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_precision.tsv"
+    params:
+        command=lambda wildcards, input: (
+            f"figure precision --retrieval {input.retrieval} --images {input.images}"
+        ),
+        compare=SETTINGS.compare,
+
+
+use rule figure_training as figure_rare with:
+    input:
+        scores=rules.rare.output.scores,
+        summary=rules.rare.output.summary,
+        run=rules.record.output.run,
+        code=code("workflow.figures.rare"),
+    output:
+        **as_figure("rare", "Segmentation", "IoU of one concept against the threshold"),
+    log:
+        f"{DATA}/logs/figure_rare.log",
+    benchmark:
+        f"{DATA}/benchmarks/figure_rare.tsv"
+    params:
+        command=lambda wildcards, input: (
+            f"figure rare --scores {input.scores} --summary {input.summary}"
+        ),
+
+
+use rule figure_training as table_components with:
+    input:
+        metrics=rules.evaluate.output.metrics,
+        images=f"{DATA}/images/val.csv",
+        run=rules.record.output.run,
+        code=code("workflow.tables.components"),
+    output:
+        **as_table("components", "Segmentation", "table: the parts of ReCo"),
+    log:
+        f"{DATA}/logs/table_components.log",
+    benchmark:
+        f"{DATA}/benchmarks/table_components.tsv"
+    params:
+        command=lambda wildcards, input: (
+            f"table components --metrics {input.metrics} --images {input.images}"
+        ),
+        # The line under a table names every setting by this.
+        config=config_fingerprint(SETTINGS),
+
+
+use rule table_components as table_methods with:
+    input:
+        metrics=rules.evaluate.output.metrics,
+        images=f"{DATA}/images/val.csv",
+        curve=rules.train.output.curve if PLUS else [],
+        run=rules.record.output.run,
+        code=code("workflow.tables.methods"),
+    output:
+        **as_table("methods", "Segmentation", "table: the methods"),
+    log:
+        f"{DATA}/logs/table_methods.log",
+    benchmark:
+        f"{DATA}/benchmarks/table_methods.tsv"
+    params:
+        command=lambda wildcards, input: (
+            f"table methods --metrics {input.metrics} --images {input.images}"
+            + (f" --curve {input.curve}" if PLUS else "")
+        ),
+
+
+use rule table_components as table_retrieval with:
+    input:
+        retrieval=rules.precision.output.retrieval,
+        images=rules.gather.output.images,
+        run=rules.record.output.run,
+        code=code("workflow.tables.retrieval"),
+    output:
+        **as_table("retrieval", "Retrieval", "table: precision by concept"),
+    log:
+        f"{DATA}/logs/table_retrieval.log",
+    benchmark:
+        f"{DATA}/benchmarks/table_retrieval.tsv"
+    params:
+        command=lambda wildcards, input: (
+            f"table retrieval --retrieval {input.retrieval} --images {input.images}"
+        ),
 
 
 rule paper_figures:

@@ -43,7 +43,7 @@ from reco.photos.result import Segmentation, paint
 from reco.photos.segmenter import Learned, Picture, Segmenter, as_picture, fit
 from reco.progress import LOG, track
 from reco.revision import read_revision
-from reco.workflow.figures import write_figure
+from reco.workflow.figures.style import write_figure
 from reco.workflow.train import (
     PACKAGED_WEIGHTS,
     build,

@@ -13,22 +13,13 @@ from reco.method.metrics import ConfusionMatrix
 from reco.progress import track
 from reco.workflow.catalog import read_index_labels
 
-METRICS = (
-    "method",
-    "recipe",
-    "lgc",
-    "ce",
-    "crf",
-    "archive_size",
-    "split",
-    "mean_iou",
-    "pixel_accuracy",
-    "mean_accuracy",
-)
-WAY = ("recipe", "lgc", "ce", "archive_size")  # of finding concepts
+# Columns: what tells one `Method` from another, one way of finding concepts from another, scores.
+METHOD = ("method", "recipe", "lgc", "ce", "crf", "archive_size")
+WAY = ("recipe", "lgc", "ce", "archive_size")
+SCORES = ("mean_iou", "pixel_accuracy", "mean_accuracy")
+METRICS = (*METHOD, "split", *SCORES)
+PER_CLASS = (*METHOD, "split", "class", "iou", "accuracy", "pixels")
 RETRIEVAL = ("concept", "k", "precision", "in_index")
-SCORES = METRICS[7:]
-PER_CLASS = (*METRICS[:7], "class", "iou", "accuracy", "pixels")
 
 
 def score(masks: Path, split: Split, images: Sequence[Row], labels: int) -> ConfusionMatrix:
@@ -95,7 +86,7 @@ def mean_precision(
     Args:
         rows: of retrieval.csv.
     """
-    at = {k: [float(str(row[2])) for row in rows if row[1] == k] for k in sizes}
+    at = {k: [float(str(share)) for _, size, share, _ in rows if size == k] for k in sizes}
     means = {str(k): round(float(np.mean(values)), 6) for k, values in at.items() if values}
     return {"precision": means}
 
@@ -117,8 +108,8 @@ def evaluate(
     per_class: list[tuple[object, ...]] = []
     for method, masks in track(methods, "evaluate", unit="method"):
         matrix = score(masks, split, rows, len(names))
-        key = (*(getattr(method, name) for name in METRICS[:6]), split.name)
-        scores = (matrix.mean_iou, matrix.pixel_accuracy, matrix.mean_accuracy)
+        key = (*(getattr(method, name) for name in METHOD), split.name)
+        scores = (getattr(matrix, name) for name in SCORES)
         metrics.append((*key, *(f"{value:.6f}" for value in scores)))
         pixels = matrix.counts.sum(1)
         for label, name in enumerate(names):
