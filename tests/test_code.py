@@ -1,6 +1,7 @@
 """What a stage's results depend on is found in its imports."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from reco.cli import commands
 from reco.code import closure, sources
 
 PRINTED = """
@@ -98,9 +100,55 @@ def test_comments_docstrings_and_layout_change_nothing(package):
 
 def test_every_module_that_reads_a_split_depends_on_what_a_split_does():
     """`Experiment.split` gives an object of `data.split`; names alone would not tell."""
-    for path in sorted((ROOT / "src/reco").glob("*/*.py")):
-        module = f"{path.parent.name}.{path.stem}"
+    for path in sorted((ROOT / "src/reco").glob("*/**/*.py")):
+        module = ".".join(path.relative_to(ROOT / "src/reco").with_suffix("").parts)
         if re.search(r"experiment\.split\(", path.read_text()):
             assert {"data.split", "data.geometry", "data.benchmarks"} <= set(closure(module)), (
                 module
             )
+
+
+STAGES = runpy.run_path(str(ROOT / "workflow/scripts/stages.py"))["modules_of_rules"]()
+
+
+@pytest.mark.parametrize("group", ["figure", "table"])
+def test_a_figure_and_a_table_depend_on_their_command_with_its_title(group):
+    group = commands.commands[group]
+    for name in group.list_commands(None):
+        module = group.get_command(None, name).callback.__module__.removeprefix("reco.")
+        assert STAGES[f"{group.name}_{name.replace('-', '_')}"] == {module}
+
+
+def test_an_edited_title_is_an_edited_dependency():
+    words = {
+        "components": "Parts of ReCo: language guidance",
+        "methods": "Segmentation, in percent",
+        "retrieval": "share of a concept's first k images",
+    }
+    for name, title in words.items():
+        (module,) = STAGES[f"table_{name}"]
+        assert [title in path.read_text() for path in sources(module)].count(True) == 1
+
+
+def loaded(code):
+    """What a process printed, and the large libraries that it has loaded at the end."""
+    code += "; import sys; print({'matplotlib', 'pandas', 'torch'} & set(sys.modules))"
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    return done.stdout.rpartition("set()")
+
+
+@pytest.mark.parametrize("words", [[], ["figure"], ["table"]])
+def test_help_waits_for_no_library(words):
+    code = f"from reco.cli import commands; commands({[*words, '--help']}, standalone_mode=False)"
+    printed, none, _ = loaded(code)
+    assert none and "Commands:" in printed
+    if words:
+        listed = printed.partition("Commands:\n")[2]
+        assert "methods" in listed or "archive-size  mIoU against the number of images" in listed
+        assert "..." not in listed
+
+
+@pytest.mark.parametrize("job", ["retrieve", "cosegment", "bank"])
+def test_jobs_of_a_concept_load_no_library_of_figures(job):
+    assert loaded(f"import reco.cli, reco.workflow.{job}")[1]

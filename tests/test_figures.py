@@ -1,6 +1,7 @@
 """Tables and figures of miniature experiments: what they say, and that odd cases are drawn too."""
 
 import io
+import re
 from pathlib import Path
 
 import nbformat
@@ -16,35 +17,21 @@ from safetensors.numpy import save_file
 
 from reco.cli import commands
 from reco.config import Config
+from reco.data.colours import PALETTE
 from reco.data.embeddings import description_of
 from reco.data.folder import write_labels, write_table
 from reco.experiment import Experiment, Method
 from reco.files import write_json
 from reco.workflow.evaluate import METRICS, RETRIEVAL
-from reco.workflow.figures import (
-    PALETTE,
-    Prediction,
-    archive_size_figure,
-    overlay,
-    precision_figure,
-    predictions_figure,
-    row_colors,
-    spread,
-    training_figure,
-    write_figure,
-)
-from reco.workflow.tables import (
-    HTML,
-    LATEX,
-    MARKDOWN,
-    cells,
-    components_table,
-    methods_table,
-    retrieval_remarks,
-    retrieval_table,
-    to_latex,
-    to_markdown,
-)
+from reco.workflow.figures.archive_size import archive_size_figure
+from reco.workflow.figures.precision import precision_figure
+from reco.workflow.figures.predictions import Prediction, overlay, predictions_figure, row_colors
+from reco.workflow.figures.style import spread, write_figure
+from reco.workflow.figures.training import training_figure
+from reco.workflow.tables.components import components_table
+from reco.workflow.tables.formats import HTML, LATEX, MARKDOWN, cells, to_latex, to_markdown
+from reco.workflow.tables.methods import methods_table
+from reco.workflow.tables.retrieval import retrieval_remarks, retrieval_table
 
 ROOT = Path(__file__).parents[1]
 METRICS_CSV = """method,recipe,lgc,ce,crf,archive_size,split,mean_iou,pixel_accuracy,mean_accuracy
@@ -376,5 +363,6 @@ def test_notebook_is_valid_and_without_outputs():
 def test_every_caption_is_there():
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     captions = {path.name for path in (ROOT / "workflow/report").glob("*.rst")}
-    used = {part.split('"')[0] for part in rules.split("../report/")[1:]}
+    used = {f"{name}.rst" for name in re.findall(r"\.\./report/(\w+)\.rst", rules)}
+    used |= {f"{name}.rst" for name in re.findall(r'as_(?:figure|table)\(\s*"(\w+)', rules)}
     assert used <= captions and captions - used == {"workflow.rst"}

@@ -15,7 +15,7 @@ from reco.data.folder import IGNORE, write_labels
 from reco.data.geometry import Geometry
 from reco.data.split import Split
 from reco.errors import RecoError
-from reco.workflow.tables import best_on_val
+from reco.workflow.tables.methods import best_on_val
 from reco.workflow.train import (
     PseudoMasks,
     at_equal_size,

@@ -93,6 +93,7 @@ USERS = {"params.model", "params.source", "params.photos", "params.out"}
 OURS = {
     *("log", "threads", "input", "output"),
     *("wildcards.slug", "wildcards.split", "params.plus", "params.labels"),
+    *("params.command", "PLUS_OPTION"),  # of workflow/rules/figures.smk, where it is read, too
     *("params.val", "params.curve", "params.masks"),
     "wildcards.scatteritem",  # 3-of-64
     "wildcards.name",  # of config/downloads.yaml, whose pattern allows letters, digits and -
@@ -112,7 +113,10 @@ OURS = {
     "path", sorted((ROOT / "workflow/rules").glob("*.smk")), ids=lambda p: p.stem
 )
 def test_what_users_write_is_quoted_for_the_shell(path):
-    for block in re.findall(r'shell:\s+"""(.*?)"""', path.read_text(), re.DOTALL):
+    text = path.read_text()
+    blocks = re.findall(r'shell:\s+("""|")(.*?)\1', text, re.DOTALL)
+    commands = re.findall(r"^ {8}command=(.*\n(?: {12}.*\n)*)", text, re.MULTILINE)
+    for block in [block for _, block in blocks] + commands:
         for name in re.findall(r"\{([^{}]+)\}", block):
             base = name.removesuffix(":q")
             if base in USERS:

@@ -73,6 +73,16 @@ def test_every_rule_says_what_it_needs(file, name, body):
         assert all(re.match(named, line) for line in first), f"{name}: files without names"
 
 
+def test_every_rule_has_files_of_its_own():
+    """`use rule` would take over what is not stated."""
+    for part in ("output", "log", "benchmark"):
+        sections = [
+            re.search(rf"^    {part}:\n((?: {{8}}.*\n)+)", body, re.MULTILINE)[1]
+            for *_, body in RULES
+        ]
+        assert len(sections) == len(set(sections)), part
+
+
 @pytest.mark.parametrize("name", ["slurm", "kubernetes"])
 def test_profiles_of_clusters_know_the_rules_and_agree_with_default(name):
     profile, default = (

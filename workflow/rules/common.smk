@@ -87,3 +87,26 @@ def weights(*roles):
 def verbatim(value):
     """A parameter as it is: in text that a person wrote, Snakemake takes {x} for a wildcard."""
     return lambda wildcards: value
+
+
+def as_figure(path, category, shows):
+    """The files of a figure; the report shows the PNG, with the caption of its name or folder."""
+    shown = report(
+        f"{RESULTS}/figures/{path}.png",
+        category=category,
+        labels={"shows": shows},
+        caption=f"../report/{path.partition('/')[0]}.rst",
+    )
+    return {"png": shown, "pdf": f"{RESULTS}/figures/{path}.pdf"}
+
+
+def as_table(name, category, shows):
+    """The files of a table; the report shows the page."""
+    path = f"{RESULTS}/tables/{name}"
+    shown = report(
+        f"{path}.html",
+        category=category,
+        labels={"shows": shows},
+        caption=f"../report/{name}.rst",
+    )
+    return {"markdown": f"{path}.md", "latex": f"{path}.tex", "html": shown}

@@ -21,29 +21,6 @@ FIGURES = expand(
 )
 
 
-def as_figure(path, category, shows, caption=None):
-    """The files of a figure; the report shows the PNG, with a caption of workflow/report."""
-    shown = report(
-        f"{RESULTS}/figures/{path}.png",
-        category=category,
-        labels={"shows": shows},
-        caption=f"../report/{caption or path}.rst",
-    )
-    return {"png": shown, "pdf": f"{RESULTS}/figures/{path}.pdf"}
-
-
-def as_table(name, category, shows):
-    """The files of a table; the report shows the page."""
-    path = f"{RESULTS}/tables/{name}"
-    shown = report(
-        f"{path}.html",
-        category=category,
-        labels={"shows": shows},
-        caption=f"../report/{name}.rst",
-    )
-    return {"markdown": f"{path}.md", "latex": f"{path}.tex", "html": shown}
-
-
 rule figure_training:
     input:
         curve=rules.train.output.curve,
@@ -75,9 +52,7 @@ use rule figure_training as figure_archive with:
         run=rules.record.output.run,
         code=code("workflow.figures.archives"),
     output:
-        **as_figure(
-            "archive/{slug}", "Retrieval", "archive of {slug}", caption="archive"
-        ),
+        **as_figure("archive/{slug}", "Retrieval", "archive of {slug}"),
     log:
         f"{DATA}/logs/figure_archive/{{slug}}.log",
     benchmark:

@@ -8,9 +8,7 @@ import re
 from reco.code import FOLDER, sources
 
 ROOT = FOLDER.parents[1]
-RULE = re.compile(
-    r"^(?:rule|use rule \w+ as) (\w+)(?: with)?:\n((?:[ \t]+.*\n|\n)*)", re.MULTILINE
-)
+RULE = re.compile(r"^(?:rule|use rule \w+ as) (\w+)(?: with)?:\n((?:[ \t]+.*\n|\n)*)", re.MULTILINE)
 STAGE = re.compile(r"^  ([\w-]+):\n((?:    .*\n|\n)*)", re.MULTILINE)
 CODE = re.compile(r"^      - src/reco/\S*\n", re.MULTILINE)
 
