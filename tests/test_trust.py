@@ -10,7 +10,8 @@ from conftest import ROOT
 SOURCES = {path: path.read_text() for path in (ROOT / "src").rglob("*.py")}
 for path in (ROOT / "notebooks").glob("*.ipynb"):
     cells = json.loads(path.read_text())["cells"]
-    SOURCES[path] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    SOURCES[path] = text.replace("%matplotlib inline\n", "")  # the one line that is not Python
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 # The one module that opens pickles, for its interpreter executes nothing: tests/test_unpickle.py.
 UNPICKLE = ROOT / "src/reco/data/unpickle.py"

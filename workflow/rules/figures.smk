@@ -228,6 +228,7 @@ use rule table_components as table_retrieval with:
 rule paper_figures:
     input:
         tables=[path for path in TABLES if path.endswith(".md")],
+        # It draws them anew, from what they were drawn from and with the same code.
         figures=[path for path in FIGURES if path.endswith(".png")],
         metrics=rules.evaluate.output.metrics if SCORED else [],
         run=rules.record.output.run,
