@@ -22,7 +22,7 @@ from reco.data.folder import Scan, file_state, read_classes, read_table, scan
 from reco.data.geometry import choose_geometry
 from reco.data.split import Split
 from reco.errors import RecoError
-from reco.files import fingerprint
+from reco.files import fingerprint, shipped
 from reco.models import backend, checkpoint_of
 
 PACKAGES = "config/stamps/packages.yaml"
@@ -180,7 +180,7 @@ class Experiment:
                 return dataset(benchmark.kind)
             names = tuple(read_classes(benchmark.root))
         elif benchmark:
-            names = tuple(dict.fromkeys(row["concept"] for row in read_table(CUTOUTS)))
+            names = tuple(dict.fromkeys(row["concept"] for row in read_table(shipped(CUTOUTS))))
         else:
             names = ()
         return Folder(classes=names, predicted=names, page="config/README.md")
