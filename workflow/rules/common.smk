@@ -16,7 +16,7 @@ from reco.errors import RecoError
 from reco.data.downloads import read_packages
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
 from reco.files import read_json, shipped, write_json
-from reco.workflow.plan import check_plan, note_images
+from reco.workflow.plan import check_plan, note_images, point_jobs_at
 
 try:
     SETTINGS = check_config(config)
@@ -36,6 +36,8 @@ try:
     else:
         STATE = read_json(NOTED)
     EXPERIMENT = replace(EXPERIMENT, images=STATE["index"])
+    MERGED = Path(EXPERIMENT.data, "config", f"{config_fingerprint(SETTINGS)}.json")
+    point_jobs_at(MERGED)
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
@@ -43,13 +45,11 @@ except RecoError as error:
 RARE = EXPERIMENT.reader.kind == "firenet"
 SCORED = bool(SETTINGS.benchmark) and not RARE
 DATA, RESULTS = EXPERIMENT.data, EXPERIMENT.results
-MERGED = Path(DATA, "config", f"{config_fingerprint(SETTINGS)}.json")
 if not MERGED.exists():
     write_json(MERGED, SETTINGS.model_dump(mode="json"))
 
-# Jobs find the config and the programs of this Python's environment, activated or not.
+# Jobs find the programs of this Python's environment, activated or not.
 os.environ.update(
-    RECO_CONFIG=MERGED.as_posix(),
     PATH=os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     ),
