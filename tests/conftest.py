@@ -3,10 +3,12 @@
 # ruff: noqa: E402
 # Libraries read the number of threads when they are imported.
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from copy import copy, deepcopy
 from pathlib import Path
 
 # Tests that run side by side (pytest -n) share the cores; threads of more than there are would wait
@@ -23,6 +25,9 @@ import yaml
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[1]
+# profiles/default has Snakemake look at its queue every five seconds, and so it takes up to five
+# to end; that is half of a small run.
+PROMPT = ["--max-jobs-per-timespan", "1000/1s"]
 SHAPES = {"orange": (230, 130, 20), "lemon": (240, 220, 60), "broccoli": (40, 120, 40)}
 
 
@@ -111,7 +116,24 @@ class Project:
 
     @property
     def photos(self) -> Path:
-        return Path(self.config["index"]["root"])
+        return self.folder / self.config["index"]["root"]
+
+    def copy(self, folder: Path, *, made: bool = True) -> "Project":
+        """This project in another folder, with or without what runs made; its data lie within."""
+        left_out = () if made else ("data", "results", ".snakemake")
+        shutil.copytree(
+            self.folder,
+            folder / "project",
+            ignore=lambda path, names: left_out if Path(path) == self.folder else (),
+        )
+        other = copy(self)
+        other.folder, other.config = folder / "project", deepcopy(self.config)
+        return other
+
+    def take(self, weights: Path) -> "Project":
+        """Copy the `converted` weights, which the rule `weights` would make; this project."""
+        shutil.copytree(weights, self.folder / "data/models/packaged")
+        return self
 
     def snakemake(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
         """Run Snakemake with the tiny experiment, changed by `config`."""
@@ -125,6 +147,7 @@ class Project:
             str(CORES),
             "--configfile",
             str(file),
+            *PROMPT,
         ]
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "src")}
         return subprocess.run(
@@ -157,6 +180,22 @@ def job_counts(text: str) -> dict[str, int]:
     table = text.split("Job stats:", 1)[1].split("total", 1)[0].splitlines()
     rows = [line.split() for line in table]
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the converted packaged weights, made once for all tests side by side."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "converted"
+    with (root / "converted.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            from reco.models import packaged  # slow to import
+
+            packaged.convert(root / "converting").parent.rename(folder)
+    return folder
 
 
 @pytest.fixture

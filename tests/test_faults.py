@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import CORES, Project, make_folder
+from conftest import CORES, PROMPT, Project, make_folder
 from safetensors.numpy import save_file
 
 from reco.cli import main
@@ -142,11 +142,16 @@ def test_two_stores_of_other_values_do_not_mix(tmp_path):
 # ---- other damaged files ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    packaged.convert(folder)
-    return folder
+def no_network(sentences: list[str]) -> np.ndarray:
+    """Embeddings of sentences, made up: the true ones take ten seconds."""
+    return np.random.default_rng(0).standard_normal((len(sentences), 384)).astype(np.float32)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(packaged, "embed_sentences", no_network)
+    packaged.convert(tmp_path / "weights")
+    return tmp_path / "weights"
 
 
 @pytest.mark.parametrize("name", [packaged.WEIGHTS, "imagenet_entries.*"])
@@ -356,7 +361,10 @@ def launched(project: Project, *command: object) -> Iterator[subprocess.Popen[st
     program, *arguments = map(str, command)
     call = {
         "reco": ["reco.cli"],
-        "snakemake": ["snakemake", "--configfile", str(config), "--cores", str(CORES), "--nocolor"],
+        "snakemake": [
+            "snakemake",
+            *("--configfile", str(config), "--cores", str(CORES), "--nocolor", *PROMPT),
+        ],
     }[program]
     environment = {
         **os.environ,
@@ -674,7 +682,8 @@ def killed_rounds(project: Project, left: set[str]) -> Iterator[set[str]]:
 
 
 @whole_run
-def test_killed_at_every_stage_it_goes_on_to_the_same_bytes(tmp_path, calm):
+def test_killed_at_every_stage_it_goes_on_to_the_same_bytes(tmp_path, calm, converted):
+    assert files(calm.folder / "data/models/packaged") == files(converted)
     left = set(MOMENTS)
     for attempt in range(3):  # where another process had the cores, a stage may end unseen
         project = fresh(tmp_path / str(attempt), calm)
