@@ -429,8 +429,9 @@ def test_commands_tell_snakemake_what_became_of_a_job(tmp_path, cluster):
 
 
 @pytest.mark.slow
-def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, project):
-    local = Project(tmp_path / "local", data=tmp_path)
+def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, project, converted):
+    project.take(converted)
+    local = Project(tmp_path / "local", data=tmp_path).take(converted)
 
     def fall_silent(_: Job) -> None:
         cluster.down_until = time.monotonic() + 4

@@ -177,9 +177,10 @@ def test_cityscapes_runs_to_the_figures(tmp_path):
 
 
 @pytest.mark.slow
-def test_coco_stuff_predicts_many_and_scores_few(tmp_path):
+def test_coco_stuff_predicts_many_and_scores_few(tmp_path, converted):
     """Fine concepts are predicted, coarse classes scored; no ReCo+."""
     project = Paper(tmp_path).use("coco_stuff", **SMALL, concepts=["person", "dog", "grass"])
+    project.take(converted)
     project.config["sizes"]["benchmark"] = 64
     project.config["train"] = None
     project.run()

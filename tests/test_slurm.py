@@ -211,10 +211,12 @@ def submissions(text: str) -> list[str]:
     return re.findall(r"has been submitted with SLURM jobid (\d+)", text)
 
 
-def test_runs_on_slurm_through_preemption_and_a_cancelled_job(tmp_path, cluster, project):
+def test_runs_on_slurm_through_preemption_and_a_cancelled_job(
+    tmp_path, cluster, project, converted
+):
     on_slurm = ["--workflow-profile", "profiles/slurm", "--set-scatter", "embed=2", *OVERRIDES]
     on_slurm += ["--slurm-partition-config", str(cluster.partitions)]
-    local = Project(tmp_path / "local", data=tmp_path)
+    local = Project(tmp_path / "local", data=tmp_path).take(converted)
     with ThreadPoolExecutor() as pool:
         running = pool.submit(local.run, *TARGETS, **CHANGES)
         slurm = pool.submit(project.run, *TARGETS, *on_slurm, **CHANGES)
