@@ -278,6 +278,7 @@ def test_runs_and_reruns_only_what_changed(finished):
     assert project.plan(concepts=names[:3]) == {}
 
     # embed in parts: the same bytes, and nothing to do for whoever asks for other parts
+    shutil.copytree(ROOT / "profiles", project.folder / "profiles")
     embeddings = data / "embeddings"
     before = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
     shutil.rmtree(embeddings)
