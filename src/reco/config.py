@@ -285,7 +285,7 @@ class Train(Section):
     merge_labels: bool = Field(
         False,
         description="where a benchmark merges the predicted names for scoring (coco_stuff), learn "
-        "the merged classes, as the released code does; else the names are learned and merged after",
+        "the merged classes, as the released code does; else the names, which are merged after",
     )
     validate_every: Int = Field(
         0,
