@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reco.config import Config, check_config, load, read_concepts, read_yaml
+from reco.config import Config, check_config, config_fingerprint, load, read_concepts, read_yaml
 from reco.errors import RecoError
 
 ROOT = Path(__file__).parents[1]
@@ -185,6 +185,19 @@ def test_files_that_are_no_config(tmp_path, text):
         load(file)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scale": [2, 0.5]}, r"config: train\.scale: the least comes first: write \[0\.5, 2\]"),
+        ({"scale": [0, 1]}, r"config: train\.scale\.0: .*greater than 0"),
+        ({"jitter": 9}, r"config: train\.jitter: .*less than or equal to 2"),
+    ],
+)
+def test_augmentation_that_nothing_can_draw_is_refused(values, message):
+    with pytest.raises(RecoError, match=f"^{message}$"):
+        check_config({"train": values})
+
+
 # ---- files of concepts --------------------------------------------------------------------------
 
 
@@ -201,7 +214,26 @@ def test_files_of_concepts(tmp_path, name, text):
     file = tmp_path / name
     file.write_bytes(text.encode())
     assert [concept.name for concept in read_concepts(file)] == ["zebra", "bus"]
-    assert check_config({"concepts": str(file)}).concepts == file
+    assert check_config({"concepts": str(file)}).concepts == read_concepts(file)
+    assert Config(concepts=file).concepts == read_concepts(file)
+
+
+def test_a_config_holds_what_its_file_of_concepts_lists(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("zebra\nbus")
+    config = check_config({"concepts": f" {file} "})
+    first = config_fingerprint(config)
+    assert first == config_fingerprint(check_config({"concepts": ["zebra", "bus"]}))
+    written = config.model_dump(mode="json")
+    file.write_text("zebra\ntram")  # as somebody may during a run
+    assert [concept["name"] for concept in written["concepts"]] == ["zebra", "bus"]
+    assert check_config(written) == config and config_fingerprint(config) == first
+    assert config_fingerprint(check_config({"concepts": str(file)})) != first
+
+
+def test_a_file_of_concepts_that_fails_is_named_with_its_key(tmp_path):
+    with pytest.raises(RecoError, match=r"^config: concepts: .*names\.txt: no such file$"):
+        check_config({"concepts": str(tmp_path / "names.txt")})
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,35 @@ def test_mistakes_stop_before_any_job(project, config, message):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, False),  # a probe, of the networks that the config names
+        ({"recipe": "paper"}, True),  # DeepLab from the packaged backbone, inherited
+        ({"train": {"student": "deeplab"}}, True),
+        ({"train": {"student": "deeplab", "encoder": "resnet18"}}, False),
+        ({"models": {"encoder": "packaged"}}, True),
+    ],
+)
+def test_the_readmes_config_has_the_weights_that_it_trains_with(project, changes, needed):
+    readme = (ROOT / "README.md").read_text()
+    values = yaml.safe_load(re.search(r"```yaml\n(# mine\.yaml.*?)```", readme, re.DOTALL)[1])
+    project.config = {
+        **values,
+        "index": project.config["index"],
+        "benchmark": project.config["benchmark"],
+        "archive_size": 4,
+        "bank": {"size": 4},
+        **changes,
+    }
+    done = project.snakemake("--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = done.stdout + done.stderr
+    wanted = re.search(r"^rule train:\n    input: (.*)$", text, re.MULTILINE)[1]
+    assert ("data/models/packaged" in wanted) == needed
+    assert job_counts(text).get("weights", 0) == needed
+
+
 def test_text_of_people_is_no_pattern_to_snakemake(project):
     """Braces would be wildcards in inputs and parameters."""
     shutil.move(project.root / "photos", project.root / "pho {x} tos")
@@ -229,6 +258,7 @@ def test_runs_and_reruns_only_what_changed(finished):
     hostile = "it's $(touch pwned) `x`; ../ü 🦓"
     names, project = NAMES, finished
     assert project.plan(concepts=names) == {}
+    assert "precision" in project.plan(concepts=names, archive_sizes=[])
     data, results = project.folder / "data/tiny", project.folder / "results/tiny"
     assert [row["path"] for row in read_table(data / "embeddings/skipped.csv")] == ["broken.jpg"]
     metrics = read_table(results / "metrics.csv")

@@ -277,6 +277,16 @@ class Train(Section):
         description="learning rate of the backbone as a share of lr; the paper's is 0.1; 0 keeps "
         "the backbone as it is, at a third of the time",
     )
+    full_size_loss: bool = Field(
+        False,
+        description="the loss at the size of the crop, to which the network's maps are enlarged, "
+        "as in the paper; else at the size of the maps, a quarter, which costs a CPU far less",
+    )
+    merge_labels: bool = Field(
+        False,
+        description="where a benchmark merges the predicted names for scoring (coco_stuff), learn "
+        "the merged classes, as the released code does; else the names, which are merged after",
+    )
     validate_every: Int = Field(
         0,
         ge=0,
@@ -296,8 +306,13 @@ class Train(Section):
 ARCHIVE = 10_000  # images; all pairs of them are compared
 
 
+def _or_text(schema: dict[str, Any]) -> None:
+    """Editors shall take text, too: names with commas between, or the path of a file."""
+    schema["anyOf"].insert(1, {"type": "string"})
+
+
 class Config(Section):
-    """One experiment."""
+    """One experiment. A file that `concepts` names is read: the config holds what it lists."""
 
     experiment: str = Field(
         "stamps",
@@ -316,8 +331,9 @@ class Config(Section):
         "released code cuts out and resizes, which differs between benchmarks",
     )
     stamps: Stamps = Stamps()
-    concepts: list[Concept] | Path | None = Field(
+    concepts: list[Concept] | None = Field(
         None,
+        json_schema_extra=_or_text,
         description="names or {name, aliases, prompts}, or text with commas between names; a YAML "
         "file with such a list (.yaml, .yml) or text with a name a line (.txt); null = the classes "
         "of the benchmark",
@@ -380,10 +396,17 @@ class Config(Section):
     @classmethod
     def _names_or_file(cls, concepts: object) -> object:
         if isinstance(concepts, str) and lists(concepts):
-            return Path(concepts.strip())
+            concepts = Path(concepts.strip())
+        if isinstance(concepts, Path):
+            # Read once, so that it is in the fingerprint of the config and in the copy that jobs
+            # read: whoever edits the file during a run changes the next one.
+            try:
+                return read_concepts(concepts)
+            except RecoError as error:
+                raise ValueError(str(error)) from None
         if concepts == "null":  # as --config reads it
             raise ValueError("'null' is a word here: on the command line, write concepts= for it")
-        return concepts if concepts is None or isinstance(concepts, Path) else _listed(concepts)
+        return None if concepts is None else _listed(concepts)
 
     @field_validator("context", mode="before")
     @classmethod

@@ -75,11 +75,15 @@ def code(module):
 
 
 def weights(*roles):
-    """Converted weights of the packaged models, where a role uses them."""
-    specs = {getattr(SETTINGS.models, role) for role in roles}
+    """Converted weights of the packaged models, where a role uses them.
+
+    Roles are those of `models`, and `student`: the backbone that DeepLab starts from.
+    """
+    student = SETTINGS.train.encoder if SETTINGS.student == "deeplab" else None
+    specs = {**SETTINGS.models.model_dump(), "student": student}
     return (
         ["data/models/packaged/tf_efficientnet_lite2.safetensors"]
-        if "packaged" in specs
+        if "packaged" in [specs[role] for role in roles]
         else []
     )
 

@@ -33,7 +33,7 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import atomic, read_json, write_digest, write_json
 from reco.method.metrics import ConfusionMatrix
-from reco.models import keeping_loader
+from reco.models import is_checkpoint, keeping_loader
 from reco.models.preprocessing import read_checkpoint
 from reco.progress import LOG, track
 from reco.workflow.probe import load_probe, pack_probe, train_probe
@@ -60,9 +60,12 @@ def build(encoder: str, weights: str | Path | None, classes: int) -> smp.DeepLab
             that segmentation_models_pytorch knows ("imagenet"), or None for random weights.
 
     Raises:
-        RecoError: unknown encoder, or weights that do not fit it.
+        RecoError: unknown encoder, a file of weights that is not there, or weights that do not fit.
     """
-    local = Path(weights) if weights and Path(weights).exists() else None
+    local = Path(weights) if weights and is_checkpoint(str(weights)) else None
+    if local and not local.is_file():  # the library would look for it on a hub
+        way = f"run: reco weights --weights {local}" if encoder == "packaged" else "mend the config"
+        raise RecoError(f"train.encoder_weights: {local}: no such file: {way}")
     name = PACKAGED if encoder == "packaged" else encoder
     try:
         model = smp.DeepLabV3Plus(
@@ -116,6 +119,7 @@ class PseudoMasks(Dataset):
         settings: size of the crops, number of steps and of images a step, encoder.
         seed: of order and augmentation; images recur in a new order each time round.
         geometry: of the images, before augmentation; that of the masks.
+        lessons: the id that is learned for each label id; None = the same.
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class PseudoMasks(Dataset):
         settings: Train,
         seed: int,
         geometry: Geometry = AS_THEY_ARE,
+        lessons: np.ndarray | None = None,
     ) -> None:
         length, size = settings.iterations * settings.batch, settings.size
         jitter = settings.jitter
@@ -133,6 +138,7 @@ class PseudoMasks(Dataset):
         self.tasks = [images[i] for i in order[:length]]
         self.seeds = rng.integers(2**31, size=length).tolist()
         self.size, self.scale, self.geometry = size, settings.scale, geometry
+        self.lessons = lessons
         kernel = max(3, size // 10 // 2 * 2 + 1)  # a tenth of the side, and odd
         self.augment = v2.Compose(
             [
@@ -149,7 +155,7 @@ class PseudoMasks(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         path, labels = self.tasks[i]
-        image, mask = read_pair(path, labels, self.geometry)
+        image, mask = read_pair(path, labels, self.geometry, self.lessons)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seeds[i])
             return self.augment(*crop_scaled(image, mask, self.size, self.scale))
@@ -182,10 +188,19 @@ def crop_scaled(
 
 
 def read_pair(
-    image: Path, mask: Path, geometry: Geometry = AS_THEY_ARE
+    image: Path,
+    mask: Path,
+    geometry: Geometry = AS_THEY_ARE,
+    lessons: np.ndarray | None = None,
 ) -> tuple[ImageTensor, Mask]:
-    """Read an image, at the size of its pseudo-mask, with that mask (int32, IGNORE = -1)."""
+    """Read an image, at the size of its pseudo-mask, with that mask (int32, IGNORE = -1).
+
+    Args:
+        lessons: see `PseudoMasks`.
+    """
     labels = read_mask(mask, classes=65535)
+    if lessons is not None:
+        labels = np.where(labels == IGNORE, IGNORE, lessons[labels]).astype(np.int32)
     picture = geometry.picture(read_image(image))
     height, width = labels.shape
     if picture.size != (width, height):
@@ -207,13 +222,14 @@ def train(
     device: str,
     workers: int = 1,
     geometry: Geometry = AS_THEY_ARE,
+    lessons: np.ndarray | None = None,
 ) -> Iterator[tuple[int, float, float]]:
     """Train in place; yields (step from 1, loss, learning rate of the head).
 
     Args:
         images: paths of images and pseudo-masks (label ids).
         workers: processes that read and augment.
-        geometry: see `PseudoMasks`.
+        geometry, lessons: see `PseudoMasks`.
 
     Raises:
         RecoError: the loss is not finite.
@@ -226,14 +242,15 @@ def train(
     else:
         model.encoder.eval().requires_grad_(False)
     optimiser = torch.optim.Adam(groups, lr=settings.lr, betas=(0.9, 0.999), weight_decay=2e-4)
-    crops = PseudoMasks(images, settings, seed, geometry)
+    crops = PseudoMasks(images, settings, seed, geometry, lessons)
     loader = DataLoader(crops, settings.batch, num_workers=workers)
     for step, (pixels, masks) in enumerate(loader):
         rate = learning_rate(step, settings.iterations, settings.lr)
         for group, share in zip(optimiser.param_groups, (1, settings.backbone_lr), strict=False):
             group["lr"] = rate * share
         maps = model(pixels.to(device, memory_format=torch.channels_last))
-        loss = cross_entropy(*at_equal_size(maps, masks.to(device)), ignore_index=IGNORE)
+        pair = at_equal_size(maps, masks.to(device), full=settings.full_size_loss)
+        loss = cross_entropy(*pair, ignore_index=IGNORE)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RecoError(f"training: the loss is {value} at step {step + 1}: lower train.lr")
@@ -243,11 +260,15 @@ def train(
         yield step + 1, value, rate
 
 
-def at_equal_size(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def at_equal_size(maps: Tensor, masks: Tensor, *, full: bool) -> tuple[Tensor, Tensor]:
     """Bring (b, h, w) masks to the size of (b, c, h/4, w/4) maps, by the nearest pixel.
 
-    Upsampling the maps instead, as the paper does, costs most of a step's time on a CPU.
+    Args:
+        full: enlarge the maps instead, bilinearly as `predict` does. That is the paper's loss; it
+            costs most of a step's time on a CPU.
     """
+    if full:
+        return interpolate(maps, masks.shape[-2:], mode="bilinear", align_corners=False), masks
     small = interpolate(masks[:, None].float(), size=maps.shape[-2:], mode="nearest-exact")
     return maps, small[:, 0].long()
 
@@ -275,7 +296,13 @@ def predict_picture(
 
 
 def validate(
-    network: nn.Module, split: Split, rows: Sequence[Row], labels: int, encoder: str, device: str
+    network: nn.Module,
+    split: Split,
+    rows: Sequence[Row],
+    labels: int,
+    encoder: str,
+    device: str,
+    learned: np.ndarray | None = None,
 ) -> float:
     """Mean IoU of a network on a split, without CRF; leaves the network as it was.
 
@@ -283,6 +310,7 @@ def validate(
         rows: the list of the split.
         labels: label ids that are scored.
         encoder: whose pixel statistics the network expects.
+        learned: the label id of every output of the network; None = the same.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -290,6 +318,7 @@ def validate(
     for row in rows:
         maps = predict_picture(network, np.array(split.picture(row)), normalise, device)
         guess = maps.argmax(0).cpu().numpy()
+        guess = guess if learned is None else learned[guess]
         merge = split.reader.merge
         matrix.update(split.truth(row), guess if merge is None else merge[guess])
     for module, training in modes.items():
@@ -345,7 +374,7 @@ def train_plus(
         {
             "student": config.student,
             "encoder": encoder,
-            "labels": experiment.labels,
+            "labels": experiment.learned,
             "seed": config.seed,
             "train": config.train.model_dump(mode="json"),
             "pseudo_masks": experiment.best.slug,
@@ -375,16 +404,24 @@ def train_deeplab(
     torch.manual_seed(config.seed)
     packaged = settings.encoder == "packaged"
     start = PACKAGED_WEIGHTS if packaged else settings.encoder_weights
-    network = build(settings.encoder, start, len(experiment.labels))
+    network = build(settings.encoder, start, len(experiment.learned))
     device = resolve_device(config.device)
-    steps = train(network, pairs, settings, seed=config.seed, device=device, geometry=geometry)
+    steps = train(
+        network,
+        pairs,
+        settings,
+        seed=config.seed,
+        device=device,
+        geometry=geometry,
+        lessons=experiment.lessons,
+    )
     every, checked = settings.validate_every, experiment.split("val")
     rows: list[tuple[object, ...]] = []
     for step, loss, rate in track(steps, "train ReCo+", total=settings.iterations, unit="step"):
         score = ""
         if val and every and step % every == 0:
             look = (checked, read_table(val), len(experiment.scored), settings.encoder, device)
-            score = f"{validate(network, *look):.6f}"
+            score = f"{validate(network, *look, experiment.learned_labels):.6f}"
             LOG.info("step %d: mIoU %s on val, for the record", step, score)
         rows.append((step, f"{loss:.6f}", f"{rate:.3e}", score))
     return network, rows
@@ -399,8 +436,7 @@ def segment_plus(
     load = load_probe if description["student"] == "probe" else load_deeplab
     predict = load(experiment, read_checkpoint(weights), device)
     total = len(read_table(images))
-    everything = np.arange(len(description["labels"]))
-    with mask_writer(masks, everything, experiment.config.crf, workers) as writer:
+    with mask_writer(masks, experiment.learned_labels, experiment.config.crf, workers) as writer:
         pictures = read_pictures(experiment.split("val"), images)
         for name, picture in track(pictures, "segment with ReCo+", total=total):
             maps = predict(picture).softmax(0)
@@ -417,7 +453,7 @@ def load_deeplab(
     """A function of an (H, W, 3) uint8 RGB picture: log-probabilities (labels, H, W)."""
     assert experiment.config.train
     encoder = experiment.config.train.encoder
-    network = build(encoder, None, len(experiment.labels))
+    network = build(encoder, None, len(experiment.learned))
     network.load_state_dict(dict(state))
     network.to(device).eval()
     return partial(predict_picture, network, normalise=normalisation(encoder), device=device)
