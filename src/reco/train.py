@@ -305,6 +305,7 @@ def train_plus(
     model: Path,
     curve: Path,
     val: Path | None = None,
+    workers: int = 1,
 ) -> None:
     """Train ReCo+ on the pseudo-masks of the train split and save it.
 
@@ -316,6 +317,7 @@ def train_plus(
         curve: CSV to write: step, loss, lr, val_mean_iou (empty but every
             `train.validate_every` steps of DeepLab).
         val: CSV of `reco catalog-split` for these looks at val.
+        workers: processes that read and augment for DeepLab; they change no number.
     """
     config = experiment.config
     if config.train is None or config.student is None:
@@ -335,7 +337,7 @@ def train_plus(
             )
             for row in read_table(images)
         ]
-        network, rows = train_deeplab(experiment, pairs, val)
+        network, rows = train_deeplab(experiment, pairs, val, workers)
         state, encoder, count = network.state_dict(), config.train.encoder, len(pairs)
     with atomic(weights) as temporary:
         temporary.write_bytes(save({key: value.contiguous() for key, value in state.items()}))
@@ -356,7 +358,7 @@ def train_plus(
 
 
 def train_deeplab(
-    experiment: Experiment, pairs: Sequence[tuple[Path, Path]], val: Path | None
+    experiment: Experiment, pairs: Sequence[tuple[Path, Path]], val: Path | None, workers: int = 1
 ) -> tuple[smp.DeepLabV3Plus, list[tuple[object, ...]]]:
     """Train the paper's student; see `train_plus`.
 
@@ -377,7 +379,15 @@ def train_deeplab(
     start = PACKAGED_WEIGHTS if packaged else settings.encoder_weights
     network = build(settings.encoder, start, len(experiment.labels))
     device = resolve_device(config.device)
-    steps = train(network, pairs, settings, seed=config.seed, device=device, geometry=geometry)
+    steps = train(
+        network,
+        pairs,
+        settings,
+        seed=config.seed,
+        device=device,
+        workers=workers,
+        geometry=geometry,
+    )
     every, checked = settings.validate_every, experiment.split("val")
     rows: list[tuple[object, ...]] = []
     for step, loss, rate in track(steps, "train ReCo+", total=settings.iterations, unit="step"):
