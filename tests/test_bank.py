@@ -16,26 +16,17 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from reco import models
-from reco.background import EXTENT, RANGE, bounds, extent
-from reco.bank import (
-    CONTRAST,
-    SHARE,
-    SHRINK,
-    bank_archive,
-    find_seeds,
-    measure,
-    pack_spaces,
-    pool,
-    read_spaces,
-)
 from reco.config import Config, check_config
+from reco.data.folder import read_table, write_table
+from reco.data.store import Store
 from reco.errors import RecoError
 from reco.experiment import STEPS, Experiment, Method
 from reco.files import read_tensors
-from reco.folder import read_table, write_table
-from reco.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
-from reco.segmenter import load
-from reco.store import Store
+from reco.method.background import EXTENT, RANGE, bounds, extent
+from reco.method.bank import CONTRAST, SHARE, SHRINK, find_seeds, measure, pool
+from reco.photos.segmenter import load
+from reco.workflow.bank import bank_archive, pack_spaces, read_spaces
+from reco.workflow.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
 
 
 def draws(*shape, seed=0):
@@ -377,7 +368,7 @@ def test_beside_none_the_crf_sees_wider_ranges_of_colour(model, monkeypatch):
         seen.append((len(shares), settings.bilateral_srgb))
         return shares
 
-    monkeypatch.setattr("reco.segmenter.mean_field", mean_field)
+    monkeypatch.setattr("reco.photos.segmenter.mean_field", mean_field)
     segmenter = learner()
     for background in (True, False):
         segmenter.segment("mine/bench/images/val/0.jpg", list(SHAPES), background=background)

@@ -16,9 +16,11 @@ from safetensors.numpy import save_file
 
 from reco.cli import commands
 from reco.config import Config
-from reco.evaluate import METRICS, RETRIEVAL
+from reco.data.folder import write_labels, write_table
 from reco.experiment import Experiment, Method
-from reco.figures import (
+from reco.files import write_json
+from reco.workflow.evaluate import METRICS, RETRIEVAL
+from reco.workflow.figures import (
     PALETTE,
     Prediction,
     archive_size_figure,
@@ -30,9 +32,7 @@ from reco.figures import (
     training_figure,
     write_figure,
 )
-from reco.files import write_json
-from reco.folder import write_labels, write_table
-from reco.tables import (
+from reco.workflow.tables import (
     HTML,
     LATEX,
     MARKDOWN,

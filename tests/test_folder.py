@@ -11,11 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reco.catalog import Seen, catalog_index, catalog_split, write_seen
-from reco.datasets import Folder
-from reco.errors import RecoError
-from reco.files import sha256
-from reco.folder import (
+from reco.data.benchmarks import Folder
+from reco.data.folder import (
     RESULTS,
     find_images,
     pair_masks,
@@ -27,9 +24,12 @@ from reco.folder import (
     survey,
     write_labels,
 )
-from reco.geometry import Geometry
-from reco.pictures import KINDS, read_image
-from reco.split import Split
+from reco.data.geometry import Geometry
+from reco.data.images import KINDS, read_image
+from reco.data.split import Split
+from reco.errors import RecoError
+from reco.files import sha256
+from reco.workflow.catalog import Seen, catalog_index, catalog_split, write_seen
 
 
 def picture(path, size=(8, 6), mode="RGB"):
@@ -322,7 +322,7 @@ def index(tmp_path, monkeypatch):
         read.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr("reco.catalog.sha256", digest)
+    monkeypatch.setattr("reco.workflow.catalog.sha256", digest)
 
     def listed(known=tmp_path / "known.json", workers=3):
         read.clear()

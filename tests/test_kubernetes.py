@@ -24,8 +24,8 @@ import pytest
 import yaml
 from conftest import CORES, ROOT, SHAPES, Project, job_counts
 
-from reco.folder import read_table
-from reco.resources import memory_mb
+from reco.data.folder import read_table
+from reco.workflow.resources import memory_mb
 
 
 def kubectl_version() -> int:

@@ -13,15 +13,15 @@ import yaml
 from conftest import ROOT, Project, job_counts
 from safetensors.torch import save_file
 
-from reco.catalog import catalog_split
 from reco.config import load
-from reco.datasets import dataset
+from reco.data.benchmarks import dataset
+from reco.data.folder import read_table, write_labels
+from reco.data.geometry import NEAREST, Geometry
+from reco.data.split import Split
 from reco.errors import RecoError
-from reco.evaluate import score
 from reco.experiment import Experiment
-from reco.folder import read_table, write_labels
-from reco.geometry import NEAREST, Geometry
-from reco.split import Split
+from reco.workflow.catalog import catalog_split
+from reco.workflow.evaluate import score
 
 # Concepts that are retrieved and co-segmented, with the contexts that are no concepts themselves;
 # `vegetation` takes over the reference of `tree` on the two street datasets.

@@ -11,7 +11,7 @@ from conftest import ROOT, make_folder
 from reco.config import check_config
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.plan import check_model, check_plan, state_of_images
+from reco.workflow.plan import check_model, check_plan, state_of_images
 
 
 @pytest.fixture
@@ -195,7 +195,8 @@ def test_changed_labels_and_a_changed_photograph_are_noticed(folder, tmp_path):
 
 def test_planning_waits_for_no_framework():
     code = (
-        "import sys, reco.plan; reco.plan.check_model('models.dense', 'open_clip:RN50/openai'); "
+        "import sys; from reco.workflow.plan import check_model; "
+        "check_model('models.dense', 'open_clip:RN50/openai'); "
         "print({'torch', 'timm', 'open_clip', 'transformers'} & set(sys.modules))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

@@ -11,8 +11,8 @@ from reco.device import read_devices, resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.progress import open_log
-from reco.resources import memory_mb
-from reco.run import describe_run
+from reco.workflow.record import describe_run
+from reco.workflow.resources import memory_mb
 
 
 def test_memory_grows_with_workers_labels_pixels_and_tries():

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-import reco.retrieve
+import reco.method.retrieve
 from reco.config import check_config
+from reco.data.folder import read_table, write_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import write_digest
-from reco.folder import read_table, write_table
-from reco.retrieve import retrieve, retrieve_archives
+from reco.method.retrieve import retrieve
+from reco.workflow.retrieve import retrieve_archives
 
 
 def slow_retrieve(scores, k):
@@ -32,8 +33,8 @@ def test_equals_a_stable_sort_with_ties_by_index_order(n, texts, rows, data):
     queries = rng.integers(0, 3, (texts, 2)).astype("f4")
     cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=3)))
     with pytest.MonkeyPatch.context() as patch:  # products and passes of any length
-        patch.setattr(reco.retrieve, "ROWS", rows)
-        patch.setattr(reco.retrieve, "SCORES", data.draw(st.integers(1, 400)))
+        patch.setattr(reco.method.retrieve, "ROWS", rows)
+        patch.setattr(reco.method.retrieve, "SCORES", data.draw(st.integers(1, 400)))
         found, scores = retrieve(np.split(embeddings, cuts), queries, k)
     wanted = slow_retrieve(embeddings @ queries.T, k)
     assert found.tolist() == wanted

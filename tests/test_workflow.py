@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT, Project, draw_scene, job_counts
 
 from reco.config import load
-from reco.folder import read_table
+from reco.data.folder import read_table
 
 PER_CONCEPT = {"cosegment"}
 # One job for all concepts, which computes what is new.
@@ -147,7 +147,7 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_to_plan_writes_nothing_and_looks_at_the_images_once(project):
-    plan = project.folder / "src/reco/plan.py"
+    plan = project.folder / "src/reco/workflow/plan.py"
     scanned = "\n\ndef scan_images(experiment, scan=scan_images):\n"
     scanned += "    import sys; print('SCANNED', file=sys.stderr)\n    return scan(experiment)\n"
     plan.write_text(plan.read_text() + scanned)

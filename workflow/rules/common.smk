@@ -9,14 +9,15 @@ import os
 import sys
 from pathlib import Path
 
+from reco.code import sources
 from reco.concepts import slugify
 from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
-from reco.download import read_packages
+from reco.data.downloads import read_packages
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
 from reco.files import read_json, write_json
-from reco.plan import check_plan, state_of_images
-from reco.resources import memory_mb
+from reco.workflow.plan import check_plan, state_of_images
+from reco.workflow.resources import memory_mb
 
 try:
     SETTINGS = check_config(config)
@@ -69,9 +70,13 @@ wildcard_constraints:
     folder="[a-z0-9-]+",
 
 
-def code(*modules):
-    """Source files whose edits make a stage run again."""
-    return [f"src/reco/{module}.py" for module in modules]
+def code(module):
+    """Source files whose edits make a stage run again: what its module imports, itself included."""
+    here = Path.cwd()
+    return [
+        path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+        for path in sources(module)
+    ]
 
 
 def weights(*roles):

@@ -48,7 +48,7 @@ rule gather:
         parts=gather.embed(f"{DATA}/parts/{{scatteritem}}.csv"),
         images=rules.catalog.output.index,
         weights=weights("retrieval"),
-        code=code("embed", "store"),
+        code=code("workflow.embed"),
     output:
         embeddings=f"{DATA}/embeddings/index.npy",
         digest=f"{DATA}/embeddings/index.npy.sha256",
