@@ -13,7 +13,7 @@ from reco import files
 from reco.config import check_config
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.workflow.plan import check_model, check_plan, note_images
+from reco.workflow.plan import check_model, check_plan, state_of_images
 
 
 @pytest.fixture
@@ -217,26 +217,25 @@ def test_weights_of_a_library_are_no_checkpoint(folder):
     assert plan(folder, models={"encoder": "open_clip:RN50/openai"}).model("encoder")[-1] == ""
 
 
-def test_archives_are_no_larger_than_the_index(folder, tmp_path):
-    note = tmp_path / "note.json"
-    assert set(note_images(plan(folder), note)) == {"index", "benchmark"} and note.exists()
+def test_archives_are_no_larger_than_the_index(folder):
+    assert set(state_of_images(plan(folder))) == {"index", "benchmark"}
     with pytest.raises(RecoError, match=r"photos: holds 3 images, fewer than the archive size 4"):
-        note_images(plan(folder, archive_sizes=[4]), note)
+        state_of_images(plan(folder, archive_sizes=[4]))
     stamps = plan(folder, index={"kind": "stamps"}, stamps={"index": 2})
     with pytest.raises(RecoError, match=r"stamps\.index: 2 images, fewer than the archive size 3"):
-        note_images(stamps, note)
+        state_of_images(stamps)
 
 
 def test_changed_labels_and_a_changed_photograph_are_noticed(folder, tmp_path):
     (tmp_path / "labels.csv").write_text("path,concepts\n")
     index = {**folder["index"], "labels": "labels.csv"}
     experiment = plan(folder, index=index, photos="photos/photo 0.png")
-    first = note_images(experiment, tmp_path / "note.json")
+    first = state_of_images(experiment)
     (tmp_path / "labels.csv").write_text("path,concepts\na,b\n")
-    second = note_images(experiment, tmp_path / "note.json")
+    second = state_of_images(experiment)
     assert {part for part in first if first[part] != second[part]} == {"labels"}
     os.utime(tmp_path / "photos/photo 0.png", (1, 1))
-    third = note_images(experiment, tmp_path / "note.json")
+    third = state_of_images(experiment)
     assert {part for part in third if third[part] != second[part]} == {"index", "photos"}
 
 

@@ -128,6 +128,21 @@ def test_learns_and_repeats(images, backbone_lr):
     assert np.mean(losses[0][-3:]) < 0.7 * losses[0][0]
 
 
+def test_the_number_of_loaders_changes_no_bit(images):
+    """Workers draw from the seed of each item; dropout draws in the process that trains."""
+    torch.set_num_threads(1)
+    settings = Train(**TINY, iterations=4, backbone_lr=0.1)
+    runs = []
+    for workers in (1, 3):
+        torch.manual_seed(0)
+        model = build(settings.encoder, None, 2)
+        steps = train(model, images, settings, seed=0, device="cpu", workers=workers)
+        runs.append([[loss for _, loss, _ in steps], model.state_dict()])
+    (losses, state), (others, other) = runs
+    assert losses == others
+    assert all(torch.equal(state[name], other[name]) for name in state)
+
+
 def test_looks_at_val_change_nothing(images, tmp_path):
     torch.set_num_threads(2)
     settings = Train(**TINY, iterations=4, backbone_lr=0.1)

@@ -169,6 +169,43 @@ def test_files_of_concepts_are_read_from_the_command_line(project):
     assert job_counts(done.stdout + done.stderr)["cosegment"] == 3, "two names and a context"
 
 
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder but Snakemake's own and Python's: time and content."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not {".snakemake", "__pycache__"} & set(path.parts)
+        if path.name != "tiny.yaml"  # by the tests
+    }
+
+
+def test_to_plan_writes_nothing_and_looks_at_the_images_once(project):
+    plan = project.folder / "src/reco/workflow/plan.py"
+    scanned = "\n\ndef scan_images(experiment, scan=scan_images):\n"
+    scanned += "    import sys; print('SCANNED', file=sys.stderr)\n    return scan(experiment)\n"
+    plan.write_text(plan.read_text() + scanned)
+    before = tree(project.folder)
+    said = project.run("--dry-run") + project.run("--detailed-summary")
+    assert tree(project.folder) == before and said.count("SCANNED") == 2
+
+    said = project.run("catalog")
+    assert said.count("SCANNED") == 1
+    config = project.folder / "data/tiny/config"
+    noted = json.loads((config / "images.json").read_text())
+    [merged] = set(config.iterdir()) - {config / "images.json"}
+    assert json.loads(merged.read_text())["experiment"] == "tiny"
+
+    draw_scene(np.random.default_rng(9))[0].save(project.photos / "photo 3.png")
+    before = tree(project.folder)
+    plan = project.plan(seed=1)
+    assert plan["catalog"] == 1 and tree(project.folder) == before
+    said = project.run("catalog", seed=1)
+    assert json.loads((config / "images.json").read_text())["index"] != noted["index"]
+    assert len(list(config.iterdir())) == 3
+    before = tree(project.folder)
+    assert project.plan(seed=1) and tree(project.folder) == before
+
+
 @pytest.mark.slow
 def test_a_new_concept_costs_one_bank(project, converted):
     project.take(converted)
@@ -265,6 +302,8 @@ def test_runs_and_reruns_only_what_changed(finished):
     assert {row["method"] for row in metrics} == {"denseclip", "reference", "reco", "reco_plus"}
     run = json.loads((results / "run.json").read_text())
     assert run["device"] == "cpu" and run["seed"] == 0 and run["versions"]["torch"]
+    networks = ["embed", "text", "features", "segment_split", "train", "segment_plus"]
+    assert list(run["devices"]) == networks
 
     # add one, with a name that must not reach a shell or leave the folder
     added = [*names, hostile]

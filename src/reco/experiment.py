@@ -212,6 +212,11 @@ class Experiment:
         return f"data/store/{folder}/{model}"
 
     @property
+    def digests(self) -> str:
+        """Digests of the images of the index, by path, size and time; experiments share them."""
+        return f"data/store/{self.dataset}/digests.json"
+
+    @property
     def dataset(self) -> str:
         """Name of the index in the store."""
         if self.config.index.kind == "stamps":

@@ -1,7 +1,8 @@
 """Shared by all stages: the checked config, the plan of the experiment, the environment of jobs.
 
-Reads the merged config; writes a copy for the jobs to `data/<experiment>/config/`, under a name
-made from its content, so that runs with different settings never see each other's.
+Reads the merged config. Before the first job starts, a copy for the jobs is written to
+`data/<experiment>/config/`, under a name made from its content, so that runs with different settings
+never see each other's. To plan (`snakemake -n`) writes nothing.
 """
 
 import os
@@ -16,7 +17,8 @@ from reco.errors import RecoError
 from reco.data.downloads import read_packages
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
 from reco.files import read_json, write_json
-from reco.workflow.plan import check_plan, note_images
+from reco.workflow.plan import check_plan, state_of_images
+from reco.workflow.resources import memory_mb
 
 try:
     SETTINGS = check_config(config)
@@ -26,13 +28,13 @@ try:
     CONCEPTS = list(EXPERIMENT.concepts)
     TARGETS = [concept.slug for concept in EXPERIMENT.targets]
     VARIANTS = [variant.reference_name for variant in EXPERIMENT.reference_variants]
-    # The process that plans looks at the files, and notes the state of the images: a job on a
-    # cluster plans its own part again, and shall neither look through millions of images first
-    # nor find another state, which would have it list them anew.
+    # The process that plans looks at the files, once, and `onstart` notes the state of the images: a
+    # job on a cluster plans its own part again, and shall neither look through millions of images
+    # first nor find another state, which would have it list them anew.
     NOTED = Path(EXPERIMENT.data, "config", "images.json")
     if workflow.is_main_process:
         check_plan(SETTINGS)
-        STATE = note_images(EXPERIMENT, NOTED)
+        STATE = state_of_images(EXPERIMENT)
     else:
         STATE = read_json(NOTED)
     EXPERIMENT = replace(EXPERIMENT, images=STATE["index"])
@@ -44,8 +46,13 @@ RARE = EXPERIMENT.reader.kind == "firenet"
 SCORED = bool(SETTINGS.benchmark) and not RARE
 DATA, RESULTS = EXPERIMENT.data, EXPERIMENT.results
 MERGED = Path(DATA, "config", f"{config_fingerprint(SETTINGS)}.json")
-if not MERGED.exists():
-    write_json(MERGED, SETTINGS.model_dump(mode="json"))
+
+
+onstart:  # in the process that plans, where there is a job to run and it is no dry run
+    write_json(NOTED, STATE)
+    if not MERGED.exists():
+        write_json(MERGED, SETTINGS.model_dump(mode="json"))
+
 
 # Jobs find the config and the programs of this Python's environment, activated or not.
 os.environ.update(
@@ -86,6 +93,16 @@ def weights(*roles):
         if "packaged" in [specs[role] for role in roles]
         else []
     )
+
+
+# Side of a picture of the benchmark, were it a square: it is taken as 3:2, and as half a megapixel
+# where the config does not say its size.
+SIDE = round(1.5**0.5 * (SETTINGS.sizes.benchmark or 577))
+
+
+def memory(labels, side=SIDE):
+    """Memory (MB) of a job with as many processes as threads: see `memory_mb`."""
+    return lambda wildcards, threads, attempt: memory_mb(threads, labels, side, attempt)
 
 
 def verbatim(value):

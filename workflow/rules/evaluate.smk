@@ -27,6 +27,11 @@ if PLUS:
     TRAINED += [rules.train.output.weights]
     TRAINED += [] if PROBE else [f"{DATA}/masks/train"]
 
+# Rules with networks, which say in their logs where these ran.
+NETWORKS = ["embed", "text", "features"] + ["whiten"] * bool(EXPERIMENT.banked)
+NETWORKS += ["segment_split"] * SCORED + ["rare"] * RARE
+NETWORKS += ["train", "segment_plus"] * bool(PLUS)
+
 
 rule evaluate:
     input:
@@ -123,13 +128,16 @@ rule record:
     resources:
         mem_mb=1000,
         runtime=10,
-        gpu=1,
     params:
         config=SETTINGS.model_dump(mode="json"),
+        logs=f"{DATA}/logs",
+        stages=NETWORKS,
     shell:
         """
         reco --log {log} record \
             --run {output.run} \
             --merged {output.merged} \
+            --logs {params.logs} \
+            --stages "{params.stages}" \
             {input}
         """

@@ -36,7 +36,7 @@ rule train:
         "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(0, side=0),
         runtime=1440,
         gpu=1,
     params:
@@ -55,7 +55,8 @@ rule train:
             --images {input.images} \
             --weights {output.weights} \
             --model {output.model} \
-            --curve {output.curve} {params.masks} {params.val}
+            --curve {output.curve} {params.masks} {params.val} \
+            --workers {threads}
         """
 
 
@@ -76,7 +77,7 @@ rule segment_plus:
         "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(len(EXPERIMENT.labels)),
         runtime=720,
         gpu=1,
     params:

@@ -10,7 +10,7 @@ from reco.config import Config, FolderBenchmark, FolderIndex
 from reco.data.folder import file_state
 from reco.errors import RecoError
 from reco.experiment import Experiment, scan_images
-from reco.files import read_json, write_json
+from reco.files import read_json
 from reco.models import LOCAL, SPECS, checkpoint_of, is_checkpoint, unknown_name
 
 
@@ -92,10 +92,8 @@ def check_archives(experiment: Experiment, images: int) -> None:
         )
 
 
-def note_images(experiment: Experiment, note: Path) -> dict[str, str]:
+def state_of_images(experiment: Experiment) -> dict[str, str]:
     """State of the images and their labels, which are read again when it changes.
-
-    It is also written to `note`.
 
     Scenes that are as they were composed count as such, so that a first run, which begins without
     them, and the next one agree.
@@ -113,7 +111,6 @@ def note_images(experiment: Experiment, note: Path) -> dict[str, str]:
             state[part] = "as composed"
     if isinstance(config.index, FolderIndex) and config.index.labels:
         state["labels"] = str(file_state(config.index.labels))
-    write_json(note, state)
     return state
 
 

@@ -334,6 +334,7 @@ def train_plus(
     model: Path,
     curve: Path,
     val: Path | None = None,
+    workers: int = 1,
 ) -> None:
     """Train ReCo+ on the pseudo-masks of the train split and save it.
 
@@ -345,6 +346,7 @@ def train_plus(
         curve: CSV to write: step, loss, lr, val_mean_iou (empty but every
             `train.validate_every` steps of DeepLab).
         val: CSV of `reco catalog-split` for these looks at val.
+        workers: processes that read and augment for DeepLab; they change no number.
     """
     config = experiment.config
     if config.train is None or config.student is None:
@@ -364,7 +366,7 @@ def train_plus(
             )
             for row in read_table(images)
         ]
-        network, rows = train_deeplab(experiment, pairs, val)
+        network, rows = train_deeplab(experiment, pairs, val, workers)
         state, encoder, count = network.state_dict(), config.train.encoder, len(pairs)
     with atomic(weights) as temporary:
         temporary.write_bytes(save({key: value.contiguous() for key, value in state.items()}))
@@ -385,7 +387,7 @@ def train_plus(
 
 
 def train_deeplab(
-    experiment: Experiment, pairs: Sequence[tuple[Path, Path]], val: Path | None
+    experiment: Experiment, pairs: Sequence[tuple[Path, Path]], val: Path | None, workers: int = 1
 ) -> tuple[smp.DeepLabV3Plus, list[tuple[object, ...]]]:
     """Train the paper's student; see `train_plus`.
 
@@ -412,6 +414,7 @@ def train_deeplab(
         settings,
         seed=config.seed,
         device=device,
+        workers=workers,
         geometry=geometry,
         lessons=experiment.lessons,
     )
