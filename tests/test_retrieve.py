@@ -79,8 +79,8 @@ def index(tmp_path, monkeypatch):
     """An experiment with an index of three images and two concepts; its embeddings and images."""
     monkeypatch.chdir(tmp_path)
     settings = {"concepts": ["cat", "dog"], "context": [], "benchmark": None}
-    settings |= {"index": {"kind": "folder", "root": "photos"}, "archive_size": 2}
-    experiment = Experiment(check_config({**settings, "archive_sizes": []}))
+    settings |= {"index": {"kind": "folder", "root": "photos"}, "recipe": "paper"}
+    experiment = Experiment(check_config({**settings, "archive_size": 2, "archive_sizes": []}))
     np.save("index.npy", np.eye(3, dtype=np.float16))
     write_digest("index.npy")
     write_table("index.csv", ["path", "key"], [("a b.jpg", "x"), ("c,d.jpg", "y"), ("e", "z")])
@@ -145,7 +145,7 @@ def test_an_archive_does_not_depend_on_the_other_concepts(tmp_path, monkeypatch)
     names = [f"word {i}" for i in range(40)]
 
     def archives(names: list[str]) -> dict[str, str]:
-        config = {"experiment": "one", "benchmark": None, "concepts": names, "context": []}
+        config = {"recipe": "paper", "benchmark": None, "concepts": names, "context": []}
         plan = Experiment(check_config({**config, "archive_size": 20, "archive_sizes": []}))
         for slug in plan.sources:
             text = np.random.default_rng(len(slug) * 1000 + int(slug[5:])).standard_normal(64)

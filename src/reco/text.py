@@ -16,12 +16,19 @@ from reco.prompts import average
 from reco.store import Store, read_places
 
 
-def embed_concepts(experiment: Experiment, load: Loader = load) -> None:
-    """Write `Experiment.text` of every concept: `retrieval` (d,) and `dense` (d',), unit float32.
+def embed_concepts(
+    experiment: Experiment, load: Loader = load, slugs: Sequence[str] | None = None
+) -> None:
+    """Write `Experiment.text` of concepts: `retrieval` (d,) and `dense` (d',), unit float32.
 
     Each is the normalised mean of the normalised embeddings of the concept's sentences
     (paper, section 3.1). Sentences that were embedded before come from the store.
+
+    Args:
+        slugs: of the concepts; None = all.
     """
+    named = experiment.concepts
+    concepts = named if slugs is None else {slug: named[slug] for slug in slugs}
     config = experiment.config
     device = resolve_device(config.device)
     roles: dict[Role, str] = {"retrieval": config.models.retrieval, "dense": config.models.dense}
@@ -30,12 +37,11 @@ def embed_concepts(experiment: Experiment, load: Loader = load) -> None:
     for role, spec in roles.items():
         model = models[spec]
         sentences = {
-            slug: concept.sentences(model.templates)
-            for slug, concept in experiment.concepts.items()
+            slug: concept.sentences(model.templates) for slug, concept in concepts.items()
         }
         store = Store(experiment.store(f"text-{role}", spec, model.version))
         vectors[role] = _embed(model, role, sentences, store)
-    for slug in experiment.concepts:
+    for slug in concepts:
         with atomic(Path(experiment.text(slug))) as temporary:
             temporary.write_bytes(save({role: vectors[role][slug] for role in roles}))
 

@@ -1,7 +1,8 @@
 """Shared by all stages: the checked config, the plan of the experiment, the environment of jobs.
 
-Reads the merged config; writes a copy for the jobs to `data/<experiment>/config/`, under a name
-made from its content, so that runs with different settings never see each other's.
+Reads the config, whose defaults are those of `reco.config`; writes it whole for the jobs to
+`data/<experiment>/config/`, under a name made from its content, so that runs with different
+settings never see each other's.
 """
 
 import os
@@ -18,8 +19,6 @@ from reco.plan import check_plan, note_images
 
 try:
     SETTINGS = check_config(config)
-    if SETTINGS.photos:  # they are segmented, and nothing is scored or trained
-        SETTINGS = SETTINGS.model_copy(update={"benchmark": None, "train": None})
     EXPERIMENT = Experiment(SETTINGS)
     CONCEPTS = list(EXPERIMENT.concepts)
     TARGETS = [concept.slug for concept in EXPERIMENT.targets]
