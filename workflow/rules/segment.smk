@@ -17,17 +17,7 @@ rule segment:
         features=FEATURES,
         texts=[EXPERIMENT.text(slug) for slug in TARGETS],
         weights=weights("retrieval", "dense", "encoder"),
-        code=code(
-            "segment",
-            "segmenter",
-            "segmentation",
-            "photos",
-            "pictures",
-            "crf",
-            "bank",
-            "background",
-            "doubt",
-        ),
+        code=code("workflow.segment"),
     output:
         masks=directory(f"{RESULTS}/photos/{{folder}}/masks"),
         overlays=directory(f"{RESULTS}/photos/{{folder}}/overlays"),
@@ -99,11 +89,10 @@ rule segment_split:
         references=lambda wildcards: EXPERIMENT.learned_by(
             EXPERIMENT.methods(wildcards.split)
         ),
+        features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
-        code=code(
-            "segment", "bank", "crf", "experiment", "split", "geometry", "pictures"
-        ),
+        code=code("workflow.segment"),
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
     log:

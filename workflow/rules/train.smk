@@ -19,11 +19,12 @@ rule train:
         images=f"{DATA}/images/train.csv",
         masks=[] if PROBE else f"{DATA}/masks/train",
         teacher=TEACHER,
+        features=GATHERED if PROBE else [],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
         val=f"{DATA}/images/val.csv" if LOOKS else [],
         weights=weights("dense", "encoder") if PROBE or BACKBONE == "packaged" else [],
-        code=code("train", "split", "geometry", "pictures"),
-        taught=code("probe", "segment", "bank", "whitening") if PROBE else [],
+        code=code("workflow.train"),
+        taught=code("workflow.probe") if PROBE else [],
     output:
         weights=f"{DATA}/reco_plus/model.safetensors",
         model=f"{DATA}/reco_plus/model.json",
@@ -62,7 +63,7 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
-        code=code("train", "probe", "segment", "crf", "split", "geometry", "pictures"),
+        code=code("workflow.train"),
     output:
         masks=directory(f"{DATA}/masks/plus"),
     log:
