@@ -24,6 +24,7 @@ def folder(tmp_path, monkeypatch):
     return {
         "index": {"kind": "folder", "root": "photos"},
         "benchmark": {"kind": "folder", "root": "bench"},
+        "recipe": "paper",
         "archive_size": 3,
         "archive_sizes": [],
         "context": ["sky"],

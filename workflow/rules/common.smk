@@ -1,8 +1,8 @@
 """Shared by all stages: the checked config, the plan of the experiment, the environment of jobs.
 
-Reads the merged config. Before the first job starts, a copy for the jobs is written to
-`data/<experiment>/config/`, under a name made from its content, so that runs with different settings
-never see each other's. To plan (`snakemake -n`) writes nothing.
+Reads the config, whose defaults are those of `reco.config`. Before the first job starts, the whole of
+it is written for the jobs to `data/<experiment>/config/`, under a name made from its content, so that
+runs with different settings never see each other's. To plan (`snakemake -n`) writes nothing.
 """
 
 import os
@@ -22,8 +22,6 @@ from reco.workflow.resources import memory_mb
 
 try:
     SETTINGS = check_config(config)
-    if SETTINGS.photos:  # they are segmented, and nothing is scored or trained
-        SETTINGS = SETTINGS.model_copy(update={"benchmark": None, "train": None})
     EXPERIMENT = Experiment(SETTINGS)
     CONCEPTS = list(EXPERIMENT.concepts)
     TARGETS = [concept.slug for concept in EXPERIMENT.targets]
