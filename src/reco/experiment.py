@@ -6,10 +6,11 @@ of the stage): a changed concept has new names, which alone schedules its jobs a
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,15 @@ from reco.errors import RecoError
 from reco.files import fingerprint, sha256
 from reco.folder import Scan, file_state, read_classes, read_table, scan
 from reco.geometry import choose_geometry
-from reco.models import checkpoint_of
+from reco.models import Output, checkpoint_of
 from reco.split import Split
+from reco.store import SPLITS
 
 PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
+
+KEPT = 512  # pixels of the shorter side up to which features of a benchmark are kept by default
 
 STEPS = ("whitened", "summed", "kept", "seedbank")
 """From the paper's rule to `seedbank`, each with the parts before it: whitened features; the sum of
@@ -191,12 +195,53 @@ class Experiment:
         model = f"{fingerprint(spec, 6)}-{version}" + (f"-{size}" if size else "")
         return f"data/store/{folder}/{model}"
 
+    def split_store(self, role: str, what: Output, spec: str, version: str, side: str) -> str:
+        """Folder of the store of what a model gives for the pictures of a split.
+
+        Args:
+            version: of the model.
+            side: see `side_name`.
+        """
+        split = self.split(role)
+        geometry = split.geometry
+        pixels = fingerprint([geometry.size, geometry.crop, int(geometry.resample)], 6)
+        name = "stamps" if self._stamped else _dataset(split.root)
+        model = f"{fingerprint(spec, 6)}-{version}-{pixels}-{side}"
+        return f"data/store/{name}{SPLITS}/{what}/{model}"
+
+    @property
+    def _stamped(self) -> bool:
+        return isinstance(self.config.benchmark, StampsBenchmark)
+
+    def sides(self, role: str) -> list[int | None]:
+        """Shorter sides in pixels at which a split is looked at; None = that of each picture."""
+        methods, own = self.methods(role), choose_geometry(self.config).size
+        banked = any(method.banked for method in methods)
+        paper = any(not method.banked for method in methods)
+        return list(dict.fromkeys([*self.config.bank.scales * banked, *[own] * paper]))
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether features of a benchmark's pictures are kept in the store; docs/performance.md."""
+        if self.config.benchmark is None:
+            return False
+        size, wanted = choose_geometry(self.config).size, self.config.keep_features
+        return wanted if wanted is not None else size is not None and size <= KEPT
+
+    def split_features(self, role: str) -> str:
+        """Where the features of a split's pictures are in the store."""
+        return f"{self.data}/split_features/{role}.csv"
+
+    def kept_features(self, role: str) -> Path | None:
+        """The same; None where they are not kept."""
+        return Path(self.split_features(role)) if self.keeps_features else None
+
     @property
     def dataset(self) -> str:
         """Name of the index in the store."""
         if self.config.index.kind == "stamps":
             return "stamps"
-        return f"{self.index_root.name}-{fingerprint(str(self.index_root.absolute()), 6)}"
+        return _dataset(self.index_root)
 
     def model(self, role: str) -> list[str]:
         """What tells whether a role's model changed: spec, precision, code, checkpoint."""
@@ -463,6 +508,28 @@ class Experiment:
             "methods": [method.slug for method in methods],
         }
 
+    def segment_state(self, methods: Sequence[Method], files: Iterable[str | Path]) -> Any:
+        """What masks of some methods depend on, down to the bytes of files and code, as JSON.
+
+        Args:
+            files: that they are made from.
+        """
+        modules = ("segment", "bank", "crf", "refine", "experiment", "split", "geometry")
+        code = _code(*modules, "pictures", "views", "train", "probe")
+        settings = self.inference_settings(methods)
+        return [settings, code, [(str(file), sha256(file)) for file in files]]
+
+    def train_state(self, files: Iterable[str | Path]) -> Any:
+        """What a training depends on, down to the bytes of files and code, as JSON.
+
+        Args:
+            files: that it learns from or starts with.
+        """
+        config = self.config
+        settings = config.model_dump(mode="json", include={"train", "seed", "geometry", "sizes"})
+        code = _code("train", "split", "geometry", "pictures")
+        return [settings, self.labels, code, [(str(file), sha256(file)) for file in files]]
+
     # ---- methods ------------------------------------------------------------------------------
 
     @property
@@ -556,6 +623,16 @@ def scan_images(experiment: Experiment) -> dict[str, Scan]:
 def images_state(experiment: Experiment) -> dict[str, str]:
     """What tells whether images were added, replaced or taken away since they were listed."""
     return {name: found.digest for name, found in scan_images(experiment).items()}
+
+
+def side_name(side: int | None) -> str:
+    """How names of columns and folders call a length in pixels; None, a picture's own, is `own`."""
+    return "own" if side is None else str(side)
+
+
+def _dataset(root: Path) -> str:
+    """Name of a folder of images in the store."""
+    return f"{root.name}-{fingerprint(str(root.absolute()), 6)}"
 
 
 def _fold(name: str) -> str:

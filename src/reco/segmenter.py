@@ -42,13 +42,13 @@ from reco.segment import (
     Knowledge,
     bank_maps,
     bank_scores,
-    load_encoder,
     read_scale,
     saliency,
 )
 from reco.segmentation import Segmentation
 from reco.store import Place, read_places
 from reco.text import embed_concepts, embed_names
+from reco.views import load_encoder
 from reco.whitening import draw, is_of_index, whiten_index
 
 SAMPLE = 64  # images drawn from the index, to tell what a word is not

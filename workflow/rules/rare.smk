@@ -8,10 +8,11 @@ Reads the list of val, the concept's reference and text; makes `rare.csv` (metho
 rule rare:
     input:
         images=f"{DATA}/images/val.csv",
+        features=split_features("val"),
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
-        code=code("rare", "segment", "split", "geometry", "pictures"),
+        code=code("rare", "segment", "split", "geometry", "pictures", "views"),
     output:
         scores=f"{RESULTS}/rare.csv",
         summary=f"{RESULTS}/rare.json",

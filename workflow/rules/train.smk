@@ -18,11 +18,12 @@ rule train:
     input:
         images=f"{DATA}/images/train.csv",
         masks=[] if PROBE else f"{DATA}/masks/train",
+        features=split_features("train") if PROBE else [],
         teacher=TEACHER,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
         val=f"{DATA}/images/val.csv" if LOOKS else [],
         weights=weights("dense", "encoder") if PROBE or BACKBONE == "packaged" else [],
-        code=code("train", "split", "geometry", "pictures"),
+        code=code("train", "split", "geometry", "pictures", "views"),
         taught=code("probe", "segment", "bank", "whitening") if PROBE else [],
     output:
         weights=f"{DATA}/reco_plus/model.safetensors",
@@ -62,7 +63,18 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
-        code=code("train", "probe", "segment", "crf", "split", "geometry", "pictures"),
+        features=split_features("val") if PROBE else [],
+        code=code(
+            "train",
+            "probe",
+            "segment",
+            "crf",
+            "refine",
+            "split",
+            "geometry",
+            "pictures",
+            "views",
+        ),
     output:
         masks=directory(f"{DATA}/masks/plus"),
     log:
