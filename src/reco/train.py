@@ -569,8 +569,8 @@ def _find_plus(
     device, state = resolve_device(experiment.config.device), read_checkpoint(weights)
     if read_json(model)["student"] == "probe":
         probe = unpack_probe(state, device)
-        sides = list(probe.scales)
-        seen = see(experiment, "val", rows, sides, features, wanted=["encoder"])
+        sides, load = list(probe.scales), keeping_loader()
+        seen = see(experiment, "val", rows, sides, features, wanted=["encoder"], load=load)
         for name, picture, views in seen:
             encoded = {side: view[0] for side, view in views.items()}
             with torch.inference_mode():
