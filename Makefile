@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # --no-input: never wait for a person; hashes in the lock are checked for every package
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: help reproduce pull push record test test-slow test-slurm test-browser test-gpu bench lint types format lock audit clean
+.PHONY: help reproduce pull push record test test-slow test-slurm test-browser test-gpu bench lint types format stages lock audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -66,11 +66,12 @@ bench: .venv/installed
 	$(BIN)/snakemake --cores all --quiet all -- compose weights
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-# make lint:      style of code and workflow
+# make lint:      style of code and workflow, and which way imports run
 lint: .venv/installed
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
@@ -83,6 +84,10 @@ format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/snakefmt Snakefile workflow
+
+# make stages:    write the code that each stage depends on into dvc.yaml
+stages: .venv/installed
+	$(BIN)/python workflow/scripts/stages.py
 
 # make lock:      newest versions of all dependencies into requirements.lock
 lock:
@@ -104,7 +109,7 @@ audit:
 #                 photographs of yours, nor what git has
 clean:
 	rm -rf data/store data/photographs
-	for made in data/*/config/images.json data/*/embeddings/state.json; do \
+	for made in data/*/config/images.json data/*/embeddings/index.json; do \
 	    name=$${made#data/}; name=$${name%%/*}; \
 	    test -f "$$made" || continue; \
 	    rm -rf "data/$$name"; \

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from measure import Row, compare, report
 
-from reco.cosegment import Cosegmentation, Variant, cosegment
+from reco.method.cosegment import Cosegmentation, Variant, cosegment
 
 CASES: list[tuple[tuple[int, int, int, int], Variant, bool]] = [
     ((50, 384, 14, 14), "released", True),

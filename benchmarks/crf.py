@@ -21,14 +21,14 @@ import yaml
 from measure import Row, compare, report
 from PIL import Image, ImageOps
 
-from reco import crf
 from reco.config import CRF
-from reco.crf import dense_crf
-from reco.folder import find_images
+from reco.data.folder import find_images
+from reco.data.images import read_image
+from reco.method import crf
+from reco.method.crf import dense_crf
+from reco.method.refine import use_one_thread
 from reco.models import load
-from reco.pictures import read_image
-from reco.refine import use_one_thread
-from reco.segment import saliency
+from reco.workflow.segment import saliency
 
 try:
     from pydensecrf.densecrf import DenseCRF2D

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from measure import compare, report
 
-from reco.embed import BATCH, compute_missing
+from reco.data.folder import find_images
+from reco.data.images import read_image
+from reco.data.store import Store
 from reco.errors import RecoError
-from reco.folder import find_images
 from reco.models import load
-from reco.pictures import read_image
-from reco.store import Store
+from reco.workflow.embed import BATCH, compute_missing
 
 IMAGES, SIZE = 128, 320
 INDEX = Path("data/stamps/scenes/index")

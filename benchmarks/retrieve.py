@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from measure import Row, compare, read_rate, report
 
-from reco.retrieve import LANES, ROWS, retrieve
+from reco.method.retrieve import LANES, ROWS, retrieve
 
 IMAGES, LENGTH, K = 1_281_167, 768, 50
 SHARD = 131_072

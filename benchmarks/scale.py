@@ -24,15 +24,15 @@ from measure import RESULTS, alternate, describe_machine, gemm_rate, read_rate
 from scipy.optimize import nnls
 
 from reco.config import load as load_config
-from reco.embed import encode, load_images
+from reco.data.folder import find_images
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.figures import GREY, LINES, STYLE, VERMILION, write_figure
 from reco.files import write_json, write_text
-from reco.folder import find_images
+from reco.method.retrieve import LANES, retrieve
 from reco.models import load
 from reco.models.packaged import imagenet_names
-from reco.retrieve import LANES, retrieve
+from reco.workflow.embed import encode, load_images
+from reco.workflow.figures import GREY, LINES, STYLE, VERMILION, write_figure
 
 CONFIG, INDEX = Path("config/config.yaml"), Path("data/stamps/scenes/index")
 SIZE = 320  # pixels of a scene: a map of 10 x 10 real vectors
@@ -627,7 +627,7 @@ def main() -> None:
         f"distributed within each of {SHAPES} clusters of the real ones, in the {LENGTH} "
         f"directions that hold {held:.1%} of their squared length.",
         f"{QUERIES} queries: the concepts of the default experiment and names of ImageNet, as "
-        "texts. exact: `reco.retrieve.retrieve`, all queries in one pass.",
+        "texts. exact: `reco.method.retrieve.retrieve`, all queries in one pass.",
         f"re-ranked: the index gives {CANDIDATES} candidates, scored again by the float16 vectors.",
         f"model: seconds = images x ({model.image * 1e6:.3g} µs + concepts x "
         f"{model.product * 1e9:.3g} ns), concepts in whole lanes of {LANES}. Bare limits in the "

@@ -25,15 +25,15 @@ import yaml
 from conftest import ROOT
 from PIL import Image, ImageOps
 
-from reco import app
-from reco.app import answer, build, open_photo, table
 from reco.cli import commands
 from reco.concepts import parse_concepts
+from reco.data.images import read_image
 from reco.errors import RecoError
-from reco.pictures import read_image
-from reco.segmentation import Segmentation
-from reco.segmenter import Archived, Learned
-from reco.sheets import archive_picture, archive_pictures
+from reco.photos import page as app
+from reco.photos.page import answer, build, open_photo, table
+from reco.photos.result import Segmentation
+from reco.photos.segmenter import Archived, Learned
+from reco.photos.sheets import archive_picture, archive_pictures
 
 DOUBT = "no image of this index looks like {name!r}"
 

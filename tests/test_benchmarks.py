@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from reco.cosegment import cosegment
-from reco.retrieve import retrieve
+from reco.method.cosegment import cosegment
+from reco.method.retrieve import retrieve
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cosegment as bench_cosegment

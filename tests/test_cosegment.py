@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reco import cosegment as module
-from reco.cosegment import context_weights, cosegment, guidance, normalise, resize
+from reco.method import cosegment as module
+from reco.method.cosegment import context_weights, cosegment, guidance, normalise, resize
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MERGES = {"mean": "avg", "weighted": "weighted", "winner": "winner"}
@@ -331,8 +331,8 @@ def test_jobs_of_a_concept_load_no_deep_learning_framework():
     code = """
 import sys
 import numpy as np
-import reco.reference
-from reco.cosegment import context_weights, cosegment, guidance
+import reco.method.references
+from reco.method.cosegment import context_weights, cosegment, guidance
 features = np.ones((2, 3, 4, 4), np.float32)
 weights = guidance(features, features[0, :, 0, 0], (4, 4)) * context_weights(features, np.eye(3))
 cosegment(features, weights)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reco import crf
 from reco.config import CRF
-from reco.crf import dense_crf
+from reco.method import crf
+from reco.method.crf import dense_crf
 
 TOLERANCE = CRF().tolerance
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reco.concepts import Concept, check_slugs
-from reco.datasets import (
+from reco.data.benchmarks import (
     READERS,
     UNKNOWN,
     check_sizes,
@@ -20,8 +20,8 @@ from reco.datasets import (
     id_table,
     imagenet_names,
 )
+from reco.data.folder import IGNORE
 from reco.errors import RecoError
-from reco.folder import IGNORE
 
 ROOT = Path(__file__).parents[1]
 MASKED = ("cityscapes", "coco_stuff", "kitti_step", "pascal_context", "firenet")

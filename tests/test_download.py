@@ -22,7 +22,7 @@ import yaml
 import zstandard
 
 from reco.cli import commands, main
-from reco.download import (
+from reco.data.downloads import (
     MIRROR,
     _Redirects,
     check_layout,
@@ -160,7 +160,7 @@ def test_the_committed_list_is_complete_and_names_no_server() -> None:
     path = ROOT / "config/stamps/packages.yaml"
     packages = read_packages(path)
     assert len({package.name for package in packages}) == len(packages)
-    for file in (path, ROOT / "src/reco/download.py"):
+    for file in (path, ROOT / "src/reco/data/downloads.py"):
         assert not re.search(r"://\w", file.read_text())
 
 

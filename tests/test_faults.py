@@ -23,11 +23,11 @@ from conftest import CORES, Project, make_folder
 from safetensors.numpy import save_file
 
 from reco.cli import main
+from reco.data.folder import read_table, write_labels, write_table
+from reco.data.store import Store, read_places
 from reco.errors import RecoError
 from reco.files import atomic, write_array, write_json
-from reco.folder import read_table, write_labels, write_table
 from reco.models import packaged
-from reco.store import Store, read_places
 
 RNG = np.random.default_rng(0)
 
@@ -220,8 +220,9 @@ def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys, error, said):
     def refuse(*_):
         raise error
 
-    monkeypatch.setattr("reco.embed.gather", refuse)
+    monkeypatch.setattr("reco.workflow.embed.gather", refuse)
     options = ["--embeddings", "e", "--usable", "u", "--skipped", "s"]
+    options += ["--model", "packaged", "--size", "256", "--state", "x"]
     assert status(["gather", "part.csv", *options]) == 1
     assert capsys.readouterr().err == f"error: {said}\n"
 

@@ -16,9 +16,12 @@ from safetensors.numpy import save_file
 
 from reco.cli import commands
 from reco.config import Config
-from reco.evaluate import METRICS, RETRIEVAL
+from reco.data.embeddings import description_of
+from reco.data.folder import write_labels, write_table
 from reco.experiment import Experiment, Method
-from reco.figures import (
+from reco.files import write_json
+from reco.workflow.evaluate import METRICS, RETRIEVAL
+from reco.workflow.figures import (
     PALETTE,
     Prediction,
     archive_size_figure,
@@ -30,9 +33,7 @@ from reco.figures import (
     training_figure,
     write_figure,
 )
-from reco.files import write_json
-from reco.folder import write_labels, write_table
-from reco.tables import (
+from reco.workflow.tables import (
     HTML,
     LATEX,
     MARKDOWN,
@@ -287,7 +288,8 @@ def experiment(request, tmp_path, monkeypatch):
         "sizes": {"archive": 32, "benchmark": 32},
     }
     Path("mini.yaml").write_text(yaml.safe_dump(values))
-    made = Experiment(Config.model_validate(values))
+    made = Experiment(Config.model_validate(values), images="x")
+    write_json(description_of(made.embeddings), made.index)
     generator = np.random.default_rng(0)
 
     def picture(path, size):

@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reco.catalog import catalog_index, catalog_split
-from reco.datasets import Folder
-from reco.errors import RecoError
-from reco.folder import (
+from reco.data.benchmarks import Folder
+from reco.data.folder import (
     RESULTS,
     find_images,
     pair_masks,
@@ -26,9 +24,11 @@ from reco.folder import (
     survey,
     write_labels,
 )
-from reco.geometry import Geometry
-from reco.pictures import KINDS, read_image
-from reco.split import Split
+from reco.data.geometry import Geometry
+from reco.data.images import KINDS, read_image
+from reco.data.split import Split
+from reco.errors import RecoError
+from reco.workflow.catalog import catalog_index, catalog_split
 
 
 def picture(path, size=(8, 6), mode="RGB"):

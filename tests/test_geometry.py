@@ -9,8 +9,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from reco.config import check_config
+from reco.data.geometry import BILINEAR, NEAREST, Geometry, choose_geometry
 from reco.errors import RecoError
-from reco.geometry import BILINEAR, NEAREST, Geometry, choose_geometry
 
 SIDES = st.integers(5, 120)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from reco.errors import RecoError
-from reco.experiment import MODULES
 from reco.models import kin, packaged
 
 # Offset: words, what is above it, how ("@" a kind, "@i" an instance). The classes are 10, 11, 20,
@@ -115,12 +114,6 @@ def test_a_damaged_table_is_one_sentence(
     monkeypatch.setattr(kin.resources, "files", lambda package: tmp_path)
     with pytest.raises(RecoError, match=r"kin\.csv: (missing|damaged).*: install reco again$"):
         kin.read_kin.__wrapped__()
-
-
-def test_every_module_of_models_counts_when_stages_are_planned() -> None:
-    there = {f"models/{path.stem}" for path in Path(kin.__file__).parent.glob("*.py")}
-    shared = {"models/__init__", "models/images", "models/half"}
-    assert {name for names in MODULES.values() for name in names} == there - shared
 
 
 # ---- the table that comes with the package ----------------------------------------------------

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reco.evaluate import precision
-from reco.folder import write_table
-from reco.metrics import ConfusionMatrix
+from reco.data.folder import write_table
+from reco.method.metrics import ConfusionMatrix
+from reco.workflow.evaluate import precision
 
 FIXTURE = Path(__file__).parent / "fixtures" / "metrics.npz"
 

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.models import resnet50
 
+from reco.data.geometry import BILINEAR, NEAREST, Geometry
 from reco.errors import RecoError
-from reco.geometry import BILINEAR, NEAREST, Geometry
-from reco.models import clip, encoder, images, load, packaged
-from reco.prompts import TEMPLATES
+from reco.method.prompts import TEMPLATES
+from reco.models import load, packaged
+from reco.models import open_clip as clip
+from reco.models import preprocessing as images
+from reco.models import timm as encoder
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RNG = np.random.default_rng(0)
@@ -907,7 +910,7 @@ def test_version_follows_weights_and_recipe(
     model: packaged.Packaged, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load("packaged", folder=folder).version == model.version
-    monkeypatch.setitem(packaged.RECIPE, "revision", -1)
+    monkeypatch.setitem(packaged.RECIPE, "bonus", [0, 0])
     assert load("packaged", folder=folder).version != model.version
 
 

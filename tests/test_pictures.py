@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from reco.data.geometry import Geometry
+from reco.data.images import KINDS, STRIP, middle, read_image, read_size, read_values, to_rgb
 from reco.errors import RecoError
-from reco.geometry import Geometry
-from reco.models.images import Normalised
-from reco.pictures import KINDS, STRIP, middle, read_image, read_size, read_values, to_rgb
+from reco.models.preprocessing import Normalised
 
 CORNER = np.zeros((40, 64, 3), np.uint8)
 CORNER[:20, :32] = 255  # tells every turn from every other

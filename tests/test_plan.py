@@ -11,7 +11,7 @@ from conftest import ROOT, make_folder
 from reco.config import check_config
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.plan import check_model, check_plan, note_images
+from reco.workflow.plan import check_model, check_plan, note_images
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def plan(folder, classes=None, **changes):
     if classes is not None:
         with open("bench/classes.txt", "w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in classes)
-    return Experiment(check_config({**folder, **changes}))
+    return Experiment(check_config({**folder, **changes}), "x")
 
 
 # ---- concepts and classes ---------------------------------------------------------------------
@@ -196,7 +196,8 @@ def test_changed_labels_and_a_changed_photograph_are_noticed(folder, tmp_path):
 
 def test_planning_waits_for_no_framework():
     code = (
-        "import sys, reco.plan; reco.plan.check_model('models.dense', 'open_clip:RN50/openai'); "
+        "import sys; from reco.workflow.plan import check_model; "
+        "check_model('models.dense', 'open_clip:RN50/openai'); "
         "print({'torch', 'timm', 'open_clip', 'transformers'} & set(sys.modules))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

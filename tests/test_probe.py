@@ -12,22 +12,32 @@ from conftest import SHAPES, make_folder
 from PIL import Image
 from torch import nn
 
-from reco import models, probe
-from reco.bank import bank_archive
-from reco.catalog import catalog_index, catalog_split
+from reco import models
 from reco.config import Config, check_config
-from reco.embed import embed_archives, embed_part, gather
+from reco.data.folder import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_json, read_tensors
-from reco.folder import read_table
-from reco.metrics import ConfusionMatrix
-from reco.probe import Probe, agree, fit, pack_probe, pseudo_labels, say, surest, unpack_probe
-from reco.retrieve import retrieve_archives
-from reco.segment import Knowledge, Scale, bank_scores, enlarge
-from reco.text import embed_concepts
-from reco.train import segment_plus, train_plus
-from reco.whitening import whiten_index
+from reco.method.metrics import ConfusionMatrix
+from reco.workflow import probe
+from reco.workflow.bank import bank_archive
+from reco.workflow.catalog import catalog_index, catalog_split
+from reco.workflow.embed import embed_archives, embed_part, gather
+from reco.workflow.probe import (
+    Probe,
+    agree,
+    fit,
+    pack_probe,
+    pseudo_labels,
+    say,
+    surest,
+    unpack_probe,
+)
+from reco.workflow.retrieve import retrieve_archives
+from reco.workflow.segment import Knowledge, Scale, bank_scores, enlarge
+from reco.workflow.text import embed_concepts
+from reco.workflow.train import segment_plus, train_plus
+from reco.workflow.whiten import whiten_index
 
 
 def unit(*shape, seed=0, dim=1):
@@ -182,7 +192,7 @@ def learned(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "load", lambda spec, **options: colours)
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path / "mine", index=16)
-    experiment = Experiment(check_config(CONFIG))
+    experiment = Experiment(check_config(CONFIG), images="x")
     loader = models.keeping_loader()
     images = Path(experiment.data, "images")
     catalog_index(experiment.index_root, images / "index.csv", 1)
@@ -193,9 +203,14 @@ def learned(monkeypatch, tmp_path):
     model = experiment.config.models.retrieval
     embed_part(experiment, images / "index.csv", model, 96, "1-of-1", part, loader)
     embeddings = Path(experiment.embeddings)
-    gather([part], embeddings, Path(experiment.usable), Path("skipped.csv"))
+    gather([part], embeddings, Path(experiment.usable), Path("skipped.csv"), experiment.index)
     embed_concepts(experiment, loader)
-    retrieve_archives(experiment, embeddings, Path(experiment.usable))
+    sources = experiment.sources
+    texts, archives = (
+        [Path(name(slug)) for slug in sources] for name in (experiment.text, experiment.archive)
+    )
+    size = experiment.config.deepest_archive
+    retrieve_archives(embeddings, Path(experiment.usable), texts, size, archives)
     whiten_index(experiment, embeddings, loader)
     embed_archives(experiment, loader)
     bank = experiment.config.bank

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from reco.prompts import BARE, IMAGENET_TEMPLATES, TEMPLATES, average, concept_prompts
+from reco.method.prompts import BARE, IMAGENET_TEMPLATES, TEMPLATES, average, concept_prompts
 
 
 def test_the_85_prompts_of_the_paper() -> None:
@@ -35,7 +35,7 @@ def test_average_normalises_before_and_after() -> None:
 
 def test_prompts_and_the_protocol_import_no_network_library() -> None:
     code = (
-        "import sys, reco.prompts, reco.models; "
+        "import sys, reco.method.prompts, reco.models; "
         "print(sorted({'torch', 'timm', 'open_clip'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

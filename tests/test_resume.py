@@ -23,19 +23,19 @@ from test_faults import DATA, files, finish, launched, made, snakemake
 from test_probe import CONFIG, learned  # noqa: F401 a fixture
 
 from reco import models
-from reco.catalog import catalog_split
 from reco.config import Train, check_config
+from reco.data.folder import read_table, write_labels
 from reco.experiment import Experiment
 from reco.files import read_json
-from reco.folder import read_table, write_labels
-from reco.photos import Photo, link_results, prepare_work
-from reco.probe import train_probe
+from reco.photos.folder import Photo, link_results, prepare_work
 from reco.progress import LOG
-from reco.segment import segment_split
-from reco.text import embed_concepts
-from reco.train import build, make_optimiser, read_checkpoint_into, write_checkpoint
-from reco.views import embed_split, see
 from reco.work import is_whole, link, publish, working_folder
+from reco.workflow.catalog import catalog_split
+from reco.workflow.probe import train_probe
+from reco.workflow.segment import segment_split
+from reco.workflow.text import embed_concepts
+from reco.workflow.train import build, make_optimiser, read_checkpoint_into, write_checkpoint
+from reco.workflow.views import embed_split, see
 
 # What a process does here before it kills itself: argv is what, moment (0 = never), arguments.
 KILLS = """
@@ -47,8 +47,9 @@ from pathlib import Path
 from colours import Colours
 from test_resume import deeplab, segment_val, train
 
-from reco import models, segment
-from reco import train as training
+from reco import models
+from reco.workflow import segment
+from reco.workflow import train as training
 from reco.progress import open_log
 
 left = int(sys.argv[2])
@@ -275,8 +276,8 @@ def segment_val(masks: Path, part: str | None = None, *, kept: bool = True, **va
 @pytest.fixture
 def seen(shaped):
     """All that masks of val are made from."""
-    from reco.embed import embed_archives
-    from reco.reference import cosegment_archive
+    from reco.workflow.cosegment import cosegment_archive
+    from reco.workflow.embed import embed_archives
 
     loader = models.keeping_loader()
     embed_concepts(shaped, loader)
@@ -359,7 +360,7 @@ def deeplab() -> Experiment:
 
 def train(experiment: Experiment, out: Path) -> None:
     """Train on the pseudo-masks in the current folder."""
-    from reco.train import train_plus
+    from reco.workflow.train import train_plus
 
     torch.set_num_threads(1)
     names = ("model.safetensors", "model.json", "curve.csv")

@@ -7,7 +7,7 @@ import pytest
 from reco.errors import RecoError
 from reco.files import digest_folders, write_json
 from reco.revision import read_revision, uncommitted
-from reco.trace import Made, ancestors, trace
+from reco.workflow.trace import Made, ancestors, trace
 
 
 def git(folder, *arguments):

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from reco.download import fetch, read_packages, unpack
-from reco.errors import RecoError
-from reco.files import read_json
-from reco.folder import pair_masks, read_classes, read_mask
-from reco.scenes import (
+from reco.data.downloads import fetch, read_packages, unpack
+from reco.data.folder import pair_masks, read_classes, read_mask
+from reco.data.scenes import (
     IN_SIGHT,
     SPLITS,
     USES,
@@ -25,6 +23,8 @@ from reco.scenes import (
     plan,
     read_photographs,
 )
+from reco.errors import RecoError
+from reco.files import read_json
 
 STAMPS = Path(__file__).parents[1] / "config/stamps"
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "yellow": (220, 220, 20)}

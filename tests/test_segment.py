@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reco.config import CRF
-from reco.cosegment import guidance, normalise, resize, sigmoid
+from reco.data.geometry import Geometry
 from reco.errors import RecoError
 from reco.experiment import Method
-from reco.geometry import Geometry
-from reco.refine import refine, shrink
-from reco.segment import (
+from reco.method.cosegment import guidance, normalise, resize, sigmoid
+from reco.method.refine import refine, shrink
+from reco.workflow.segment import (
     Knowledge,
     MaskWriter,
     least_salient,
@@ -223,8 +223,8 @@ import torch
 
 from reco.config import CRF
 from reco.experiment import Method
-from reco.refine import use_one_thread
-from reco.segment import Knowledge, mask_writer, predict, saliency, segment
+from reco.method.refine import use_one_thread
+from reco.workflow.segment import Knowledge, mask_writer, predict, saliency, segment
 
 def used(who):
     unit = 1 if sys.platform == "darwin" else 1024

@@ -18,19 +18,19 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 import reco
-import reco.photos
+import reco.photos.folder
 from reco import cli, models
-from reco.background import threshold
 from reco.concepts import parse_concepts
 from reco.config import check_config
-from reco.doubt import doubt, vocabulary
+from reco.data.folder import read_table, survey
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.folder import read_table, survey
-from reco.photos import choose_out, find_photos, prepare_out, segment_photos
-from reco.refine import largest
-from reco.segmentation import Segmentation
-from reco.segmenter import Segmenter, as_picture, fit, load
+from reco.method.background import threshold
+from reco.method.doubt import doubt, vocabulary
+from reco.method.refine import largest
+from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos
+from reco.photos.result import Segmentation
+from reco.photos.segmenter import Segmenter, as_picture, fit, load
 
 CONFIG = {
     "experiment": "colours",
@@ -479,14 +479,14 @@ def test_names_of_any_bytes_and_length_get_results(segmenter, photos, tmp_path):
 
 
 def test_results_that_cannot_be_written_are_listed(segmenter, photos, tmp_path, monkeypatch):
-    write = reco.photos.write_labels
+    write = reco.photos.folder.write_labels
 
     def refuse(path, labels):
         if path.stem == "1":
             raise OSError(errno.EIO, "Input/output error")
         write(path, labels)
 
-    monkeypatch.setattr(reco.photos, "write_labels", refuse)
+    monkeypatch.setattr(reco.photos.folder, "write_labels", refuse)
     folder, out = photos / "bench/images/val", tmp_path / "out"
     failed = segment_photos(segmenter, find_photos([folder]), "orange, lemon", out)
     assert [name for name, _ in failed] == ["1.jpg"]
@@ -576,7 +576,7 @@ def test_the_largest_map_is_that_of_resizing_all(monkeypatch, count, side, wante
     whole = interpolate(maps[None], size, mode="bilinear", align_corners=False)[0].argmax(0)
     labels = np.arange(count) * 3 - 1
     with monkeypatch.context() as patch:
-        patch.setattr("reco.refine.BAND", 7 * wanted)  # three rows at a time
+        patch.setattr("reco.method.refine.BAND", 7 * wanted)  # three rows at a time
         found = largest(maps, size, labels.tolist())
     assert np.array_equal(found, labels[whole.numpy()])
 

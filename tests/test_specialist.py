@@ -16,12 +16,12 @@ from PIL import Image
 
 from reco.cli import commands
 from reco.config import CRF, Train
-from reco.doubt import vocabulary
+from reco.data.folder import IGNORE
 from reco.errors import RecoError
-from reco.folder import IGNORE
-from reco.segmentation import Segmentation
-from reco.segmenter import load
-from reco.specialist import (
+from reco.method.doubt import vocabulary
+from reco.photos.result import Segmentation
+from reco.photos.segmenter import load
+from reco.photos.specialist import (
     FILES,
     Description,
     Lesson,
@@ -36,7 +36,7 @@ from reco.specialist import (
     segment_photographs,
     teach,
 )
-from reco.train import build
+from reco.workflow.train import build
 
 ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
 DRAWN = {
@@ -73,7 +73,7 @@ def workplace(tmp_path_factory):
     before, names = Path.cwd(), vocabulary()[::25]
     os.chdir(folder)
     patch = pytest.MonkeyPatch()
-    patch.setattr("reco.segmenter.vocabulary", lambda: names)  # a thousand take seconds
+    patch.setattr("reco.photos.segmenter.vocabulary", lambda: names)  # a thousand take seconds
     try:
         done = invoke(
             *("specialist", "orange", "--index", "photos", "--experiment", "tiny"),
@@ -157,7 +157,10 @@ def test_words_that_cannot_be_taught(workplace, monkeypatch):
     }.items():
         error = invoke("specialist", word, "--index", "photos", "--experiment", "tiny").exception
         assert isinstance(error, RecoError) and said in str(error) and "\n" not in str(error)
-    monkeypatch.setattr("reco.segmenter.doubt", lambda name, *_: f"nothing looks like {name!r}")
+    monkeypatch.setattr(
+        "reco.photos.segmenter.doubt",
+        lambda name, *_: f"nothing looks like {name!r}",
+    )
     error = invoke("specialist", "lemon", "--index", "photos", "--experiment", "tiny").exception
     assert isinstance(error, RecoError) and not Path("lemon").exists()
     assert str(error) == "nothing looks like 'lemon'; --doubtful trains all the same"
@@ -267,7 +270,7 @@ def test_onnx_agrees_at_any_size(untrained, tmp_path):
 
 def test_onnx_that_differs_is_not_written(untrained, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("reco.specialist.TOLERANCE", -1.0)
+    monkeypatch.setattr("reco.photos.specialist.TOLERANCE", -1.0)
     with pytest.raises(RecoError, match="ONNX Runtime and torch differ"):
         export_onnx(untrained, tmp_path / "m.onnx", [np.zeros((64, 64, 3), np.uint8)])
     assert list(tmp_path.iterdir()) == []

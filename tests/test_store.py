@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from reco.data.store import Place, Store, read_places
 from reco.errors import RecoError
-from reco.store import Place, Store, read_places
 
 
 def test_round_trip_over_several_shards(tmp_path):

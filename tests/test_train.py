@@ -10,13 +10,13 @@ from torchvision.tv_tensors import Image as ImageTensor
 from torchvision.tv_tensors import Mask
 
 from reco.config import Train
-from reco.datasets import Folder
+from reco.data.benchmarks import Folder
+from reco.data.folder import IGNORE, write_labels
+from reco.data.geometry import Geometry
+from reco.data.split import Split
 from reco.errors import RecoError
-from reco.folder import IGNORE, write_labels
-from reco.geometry import Geometry
-from reco.split import Split
-from reco.tables import best_on_val
-from reco.train import (
+from reco.workflow.tables import best_on_val
+from reco.workflow.train import (
     PseudoMasks,
     at_equal_size,
     build,

@@ -13,7 +13,7 @@ for path in (ROOT / "notebooks").glob("*.ipynb"):
     SOURCES[path] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 # The one module that opens pickles, for its interpreter executes nothing: tests/test_unpickle.py.
-UNPICKLE = ROOT / "src/reco/unpickle.py"
+UNPICKLE = ROOT / "src/reco/data/unpickle.py"
 # Functions that can read a pickle, and what a call must say so that they do not.
 GUARDS = {"np.load": ("allow_pickle", False), "torch.load": ("weights_only", True)}
 FORBIDDEN = {"os.system", "os.popen", "eval", "exec", "pd.read_pickle", "yaml.load", "to_pickle"}
@@ -59,9 +59,9 @@ def test_no_pickle_no_shell(path):
 
 
 def test_the_module_that_opens_pickles_knows_no_function_but_its_own():
-    from reco import unpickle
+    from reco.data import unpickle
 
-    assert {made._make.__module__ for made in unpickle.GLOBALS.values()} == {"reco.unpickle"}
+    assert {made._make.__module__ for made in unpickle.GLOBALS.values()} == {"reco.data.unpickle"}
     uses = re.findall(r"\bpickle\.\w+", SOURCES[UNPICKLE])
     assert uses == ["pickle.Unpickler"]  # the class that is restricted, and no other way in
 
@@ -99,6 +99,7 @@ OURS = {
     *(
         "params.scales",
         "params.size",
+        "params.state",
         "params.variants",
         "params.temperature",
         "params.merge",

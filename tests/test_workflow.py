@@ -14,11 +14,11 @@ import yaml
 from conftest import ROOT, Project, draw_scene, job_counts
 
 from reco.config import load
-from reco.folder import read_table
+from reco.data.folder import read_table
 
-PER_CONCEPT = {"cosegment"}
+PER_CONCEPT = {"retrieve", "cosegment"}
 # One job for all concepts, which computes what is new.
-BATCH = {"text", "retrieve", "features"}
+BATCH = {"text", "features"}
 EACH_ONCE = PER_CONCEPT | BATCH  # for one concept that is new
 # What gathers all concepts and so runs again when one of them changes.
 GATHERS = {"segment_split", "train", "segment_plus", "evaluate", "precision"}
@@ -33,7 +33,7 @@ def test_default_experiment_plans_a_job_per_concept():
     assert concepts >= 60
     contexts = len(load(ROOT / "config/config.yaml").context)
     plan = job_counts(text)
-    assert plan["cosegment"] == concepts + contexts
+    assert plan["retrieve"] == plan["cosegment"] == concepts + contexts
     assert plan["bank"] == concepts and plan["whiten"] == 1
 
 
@@ -193,7 +193,7 @@ def test_runs_and_reruns_only_what_changed(project):
 
     # remove one
     plan = project.plan(concepts=names[:3])
-    assert not (PER_CONCEPT | BATCH | {"embed", "gather"}) & set(plan)
+    assert not (PER_CONCEPT | {"text", "embed", "gather"}) & set(plan)
     assert set(plan) >= GATHERS
     project.run(concepts=names[:3])
     assert project.plan(concepts=names[:3]) == {}
@@ -203,7 +203,7 @@ def test_runs_and_reruns_only_what_changed(project):
     # replace an index image: everything after embedding, one image through the network
     draw_scene(np.random.default_rng(99))[0].save(project.photos / "photo 3.png")
     plan = project.plan(concepts=names[:3])
-    assert plan["embed"] == plan["gather"] == plan["retrieve"] == 1 and plan["cosegment"] == 4
+    assert plan["embed"] == plan["gather"] == 1 and plan["retrieve"] == plan["cosegment"] == 4
     # a run that ends between two stages leaves as much to the next
     text = project.run("archives", concepts=names[:3])
     # the replaced image, and the broken one, which is looked at again each time
@@ -222,7 +222,7 @@ def test_runs_and_reruns_only_what_changed(project):
     text = project.run("gather", *parts, concepts=names[:3])
     assert job_counts(text)["embed"] == 3
     after = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
-    assert after == before and len(before) == 4
+    assert after == before and len(before) == 5
     project.run(*parts, concepts=names[:3])
     assert project.plan(concepts=names[:3]) == {}
 

@@ -5,16 +5,20 @@
 
 from typing import TYPE_CHECKING, Any
 
+from reco import moved
+
 if TYPE_CHECKING:
-    from reco.segmenter import load as load
+    from reco.photos.segmenter import load as load
 
 __all__ = ["load"]
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:
     # A job per concept imports this package, and must not wait for torch.
     if name == "load":
-        from reco.segmenter import load
+        from reco.photos.segmenter import load
 
         return load
     raise AttributeError(f"module 'reco' has no attribute {name!r}")

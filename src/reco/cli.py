@@ -20,8 +20,8 @@ from reco.progress import LOG, open_log
 from reco.revision import read_revision, uncommitted
 
 if TYPE_CHECKING:
-    from reco.cosegment import Merge, Variant
     from reco.experiment import Experiment
+    from reco.method.cosegment import Merge, Variant
 
 FILE = click.Path(path_type=Path)
 CONFIG = click.option(
@@ -132,7 +132,7 @@ def weights(weights: Path) -> None:
 @click.option("--folder", type=FILE, required=True, help="Where the .deb files go.")
 def fetch(packages: Path, source: str, folder: Path) -> None:
     """Fetch the packages that hold the photographs of `stamps`, checked by SHA-256."""
-    from reco.download import fetch
+    from reco.data.downloads import fetch
 
     fetch(packages, folder, source=None if source == "apt" else source)
 
@@ -154,7 +154,7 @@ def download(names: tuple[str, ...], folder: Path, root: Path | None, listing: P
     NAMES are those of config/downloads.yaml; without any, they are listed. What its owners give
     only to those who sign up is not fetched: the command says where to sign and what is missing.
     """
-    from reco.download import fetch_download, read_downloads
+    from reco.data.downloads import fetch_download, read_downloads
 
     if not names:
         known = read_downloads(listing)
@@ -177,7 +177,7 @@ def convert(kind: str, source: Path, out: Path) -> None:
     embeddings: of images, to OUT (.npy) and the list of files beside it (.csv).
     references: embeddings of concepts, to OUT (.safetensors).
     """
-    from reco.unpickle import convert_embeddings, convert_references
+    from reco.data.unpickle import convert_embeddings, convert_references
 
     if kind == "embeddings":
         convert_embeddings(source, out, out.with_suffix(".csv"))
@@ -196,11 +196,11 @@ def convert(kind: str, source: Path, out: Path) -> None:
 @WORKERS
 def compose(config_file: Path, packages: Path, photographs: Path, workers: int) -> None:
     """Unpack the photographs and compose the scenes of `stamps` from them."""
-    from reco.download import read_packages, unpack
+    from reco.data.downloads import read_packages, unpack
+    from reco.data.folder import read_table
+    from reco.data.scenes import compose
     from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, images_state
     from reco.files import read_json, write_json
-    from reco.folder import read_table
-    from reco.scenes import compose
 
     experiment = _experiment(config_file)
     config, rows = experiment.config, read_table(CUTOUTS) + read_table(BACKGROUNDS)
@@ -220,7 +220,7 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
 @click.option("--labels", type=FILE, help="CSV to write: what they show, where folders tell it.")
 def catalog(config_file: Path, index: Path, labels: Path | None) -> None:
     """List the images of the index."""
-    from reco.catalog import catalog_index, label_index
+    from reco.workflow.catalog import catalog_index, label_index
 
     experiment = _experiment(config_file)
     catalog_index(experiment.index_root, index, experiment.config.deepest_archive)
@@ -234,7 +234,7 @@ def catalog(config_file: Path, index: Path, labels: Path | None) -> None:
 @click.option("--images", type=FILE, required=True, help="CSV to write: images of the split.")
 def catalog_split(config_file: Path, split: str, images: Path) -> None:
     """List and check the images of a split, and its masks."""
-    from reco.catalog import catalog_split
+    from reco.workflow.catalog import catalog_split
 
     catalog_split(_experiment(config_file).split(split), images, need_masks=split == "val")
 
@@ -253,7 +253,7 @@ def catalog_split(config_file: Path, split: str, images: Path) -> None:
 @click.option("--table", type=FILE, required=True, help="CSV to write: where embeddings are.")
 def embed(config_file: Path, images: Path, model: str, size: int, part: str, table: Path) -> None:
     """Embed one part of the index; only images that the store lacks."""
-    from reco.embed import embed_part
+    from reco.workflow.embed import embed_part
 
     embed_part(_experiment(config_file), images, model, size, part, table)
 
@@ -263,11 +263,24 @@ def embed(config_file: Path, images: Path, model: str, size: int, part: str, tab
 @click.option("--embeddings", type=FILE, required=True, help=".npy to write: (n, d), unit rows.")
 @click.option("--usable", type=FILE, required=True, help="CSV to write: the image of every row.")
 @click.option("--skipped", type=FILE, required=True, help="CSV to write: unreadable files, why.")
-def gather(parts: tuple[Path, ...], embeddings: Path, usable: Path, skipped: Path) -> None:
+@click.option("--model", required=True, help="The model of the parts.")
+@click.option("--size", type=int, required=True, help="Side of its input in pixels.")
+@click.option("--state", required=True, help="State of the images, noted beside the embeddings.")
+def gather(
+    parts: tuple[Path, ...],
+    embeddings: Path,
+    usable: Path,
+    skipped: Path,
+    model: str,
+    size: int,
+    state: str,
+) -> None:
     """Gather the embeddings of all PARTS, tables of `reco embed` in order, into one matrix."""
-    from reco.embed import gather
+    from reco.data.embeddings import Description
+    from reco.workflow.embed import gather
 
-    gather(parts, embeddings, usable, skipped)
+    described = Description(model=model, size=size, state=state)
+    gather(parts, embeddings, usable, skipped, described)
 
 
 @commands.command("embed-split")
@@ -286,7 +299,7 @@ def embed_split(config_file: Path, split: str, images: Path, table: Path) -> Non
 @CONFIG
 def text(config_file: Path) -> None:
     """Embed the texts of all concepts; only those that the store lacks."""
-    from reco.text import embed_concepts
+    from reco.workflow.text import embed_concepts
 
     embed_concepts(_experiment(config_file))
 
@@ -295,14 +308,25 @@ def text(config_file: Path) -> None:
 
 
 @commands.command()
-@CONFIG
 @click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
 @images_option("the image of every row of the embeddings")
-def retrieve(config_file: Path, embeddings: Path, images: Path) -> None:
-    """Rank the index for all concepts and keep the best images of each: its archive."""
-    from reco.retrieve import retrieve_archives
+@click.option(
+    "--text", type=FILE, required=True, help="Text embeddings of a concept.", multiple=True
+)
+@click.option("--size", type=click.IntRange(1), required=True, help="Images of an archive.")
+@click.option("--archive", type=FILE, required=True, help="CSV to write.", multiple=True)
+def retrieve(
+    embeddings: Path, images: Path, text: tuple[Path, ...], size: int, archive: tuple[Path, ...]
+) -> None:
+    """Rank the index for a concept and keep its best images: its archive.
 
-    retrieve_archives(_experiment(config_file), embeddings, images)
+    For several concepts in one pass, give --text and --archive as often, in the same order.
+    """
+    from reco.workflow.retrieve import retrieve_archives
+
+    if len(text) != len(archive):
+        raise RecoError(f"--text is given {len(text)} times, --archive {len(archive)} times")
+    retrieve_archives(embeddings, images, text, size, archive)
 
 
 @commands.command()
@@ -312,13 +336,13 @@ def features(config_file: Path) -> None:
 
     And of the images of the index that a probe learns from.
     """
-    from reco.embed import embed_archives
     from reco.models import keeping_loader
+    from reco.workflow.embed import embed_archives
 
     experiment, loader = _experiment(config_file), keeping_loader()
     embed_archives(experiment, loader)
     if experiment.config.student == "probe":
-        from reco.probe import embed_lessons
+        from reco.workflow.probe import embed_lessons
 
         embed_lessons(experiment, loader)
 
@@ -329,7 +353,7 @@ def features(config_file: Path) -> None:
 def whiten(config_file: Path, embeddings: Path) -> None:
     """Measure the spaces that seeds are compared in, on a sample of the index."""
     from reco.models import keeping_loader
-    from reco.whitening import whiten_index
+    from reco.workflow.whiten import whiten_index
 
     whiten_index(_experiment(config_file), embeddings, keeping_loader())
 
@@ -342,7 +366,7 @@ def whiten(config_file: Path, embeddings: Path) -> None:
 @click.option("--bank", type=FILE, required=True, help="safetensors to write.")
 def bank(features: Path, whitening: Path, scales: str, size: int, bank: Path) -> None:
     """Find the seeds of one concept's archive and keep them all: its bank."""
-    from reco.bank import bank_archive
+    from reco.workflow.bank import bank_archive
 
     bank_archive(features, whitening, [int(scale) for scale in scales.split()], size, bank)
 
@@ -369,7 +393,7 @@ def cosegment(
     reference: Path,
 ) -> None:
     """Co-segment one concept's archive into reference embeddings."""
-    from reco.reference import cosegment_archive
+    from reco.workflow.cosegment import cosegment_archive
 
     cosegment_archive(
         features,
@@ -437,7 +461,7 @@ def segment(
     reco segment holiday/ --concepts "zebra, fire truck" --background
     """
     from reco.config import lists, read_concepts
-    from reco.photos import (
+    from reco.photos.folder import (
         choose_out,
         find_photos,
         link_results,
@@ -446,7 +470,7 @@ def segment(
         segment_photos,
         summarize,
     )
-    from reco.segmenter import load
+    from reco.photos.segmenter import load
 
     found = find_photos(photos)
     if out:  # before anything is learned
@@ -502,7 +526,7 @@ def segment_split(
     are there for the next.
     """
     from reco.files import write_text
-    from reco.segment import segment_split
+    from reco.workflow.segment import segment_split
 
     experiment = _experiment(config_file)
     settings = experiment.config.train
@@ -534,7 +558,7 @@ def train(
     val: Path | None,
 ) -> None:
     """Train ReCo+ on pseudo-masks, from its last checkpoint if it was killed."""
-    from reco.train import train_plus
+    from reco.workflow.train import train_plus
 
     experiment = _experiment(config_file)
     features = experiment.kept_features("train")
@@ -557,7 +581,7 @@ def segment_plus(
     workers: int,
 ) -> None:
     """Segment the val split with ReCo+."""
-    from reco.train import segment_plus
+    from reco.workflow.train import segment_plus
 
     experiment = _experiment(config_file)
     features = experiment.kept_features("val")
@@ -598,8 +622,8 @@ def specialist(
     masks, the scores too. `reco specialist-segment` runs it.
     """
     from reco.concepts import slugify
-    from reco.segmenter import load
-    from reco.specialist import check_out, check_word, make_specialist, pair_photographs
+    from reco.photos.segmenter import load
+    from reco.photos.specialist import check_out, check_word, make_specialist, pair_photographs
 
     check_word(word)
     if (photos is None) != (masks is None):
@@ -638,7 +662,7 @@ def specialist_segment(
 
     Masks have the photographs' sizes, 255 where the concept is. Nothing but MODEL is needed.
     """
-    from reco.specialist import load_specialist, segment_photographs
+    from reco.photos.specialist import load_specialist, segment_photographs
 
     loaded = load_specialist(model, device)
     count = segment_photographs(loaded, photos, out, crf=crf, threshold=threshold)
@@ -666,9 +690,9 @@ def evaluate(
     summary: Path,
 ) -> None:
     """Score the masks of every method against the ground truth."""
-    from reco.evaluate import METRICS, PER_CLASS, evaluate, summarize
+    from reco.data.folder import read_table, write_table
     from reco.files import write_json
-    from reco.folder import read_table, write_table
+    from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarize
 
     experiment = _experiment(config_file)
     methods = [(method, zero_shot / method.slug) for method in experiment.zero_shot]
@@ -686,9 +710,9 @@ def evaluate(
 @click.option("--summary", type=FILE, required=True, help="JSON to write: means over concepts.")
 def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
     """Precision at k of every archive, against the labels of the index where they are known."""
-    from reco.evaluate import RETRIEVAL, mean_precision, precision
+    from reco.data.folder import write_table
     from reco.files import write_json
-    from reco.folder import write_table
+    from reco.workflow.evaluate import RETRIEVAL, mean_precision, precision
 
     experiment = _experiment(config_file)
     rows = []
@@ -711,9 +735,9 @@ def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
 @click.option("--summary", type=FILE, required=True, help="JSON to write: at two thresholds.")
 def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
     """Score one concept against background, by a threshold on its saliency."""
+    from reco.data.folder import write_table
     from reco.files import write_json
-    from reco.folder import write_table
-    from reco.rare import RARE, rare, summarize, table
+    from reco.workflow.rare import RARE, rare, summarize, table
 
     experiment = _experiment(config_file)
     found = rare(experiment, images, experiment.kept_features("val"))
@@ -734,7 +758,7 @@ def record(config_file: Path, run: Path, merged: Path, files: tuple[Path, ...]) 
     import yaml
 
     from reco.files import write_json, write_text
-    from reco.run import describe_run
+    from reco.workflow.record import describe_run
 
     experiment = _experiment(config_file)
     values = experiment.config.model_dump(mode="json")
@@ -750,7 +774,7 @@ def trace(file: Path) -> None:
     FILE is anything that the workflow made: `reco trace results/stamps/tables/methods.md`. Files
     that are not as the run recorded them are named.
     """
-    from reco.trace import trace
+    from reco.workflow.trace import trace
 
     click.echo(trace(file))
 
@@ -787,7 +811,7 @@ def table_components(
     """The parts of ReCo, switched on and off."""
     import pandas as pd
 
-    from reco.tables import components_table, provenance_of_split, write_tables
+    from reco.workflow.tables import components_table, provenance_of_split, write_tables
 
     experiment = _experiment(config_file)
     made = components_table(pd.read_csv(metrics), experiment.paper, experiment.best)
@@ -814,7 +838,7 @@ def table_methods(
     """DenseCLIP, ReCo and ReCo+, without and with the CRF."""
     import pandas as pd
 
-    from reco.tables import best_on_val, methods_table, provenance_of_split, write_tables
+    from reco.workflow.tables import best_on_val, methods_table, provenance_of_split, write_tables
 
     experiment = _experiment(config_file)
     made = methods_table(pd.read_csv(metrics), experiment.paper, experiment.best)
@@ -835,8 +859,8 @@ def table_retrieval(
     """Precision of the archive of every concept, the worst last."""
     import pandas as pd
 
-    from reco.folder import read_table
-    from reco.tables import provenance, retrieval_remarks, retrieval_table, write_tables
+    from reco.data.folder import read_table
+    from reco.workflow.tables import provenance, retrieval_remarks, retrieval_table, write_tables
 
     experiment = _experiment(config_file)
     names = [concept.name for concept in experiment.targets]
@@ -871,7 +895,7 @@ def figure_archives(
     """Archives with support and seeds: of several concepts, or all images of one."""
     import pandas as pd
 
-    from reco.figures import (
+    from reco.workflow.figures import (
         archives_figure,
         choose_archives,
         precision_at,
@@ -910,14 +934,14 @@ def figure_predictions(
     files: tuple[Path, ...],
 ) -> None:
     """Predictions beside the ground truth, from the best image to the worst."""
-    from reco.figures import (
+    from reco.data.folder import read_table
+    from reco.workflow.figures import (
         choose_predictions,
         prediction_methods,
         predictions_figure,
         write_figure,
     )
-    from reco.folder import read_table
-    from reco.tables import method_name
+    from reco.workflow.tables import method_name
 
     experiment = _experiment(config_file)
     methods = prediction_methods(experiment)
@@ -948,7 +972,7 @@ def figure_archive_size(
     """mIoU against the number of images in an archive."""
     import pandas as pd
 
-    from reco.figures import archive_size_figure, write_figure
+    from reco.workflow.figures import archive_size_figure, write_figure
 
     experiment = _experiment(config_file)
     label, others = experiment.compared("metrics.csv")
@@ -973,7 +997,7 @@ def figure_precision(
     """Precision of retrieval against the number of images in an archive."""
     import pandas as pd
 
-    from reco.figures import precision_figure, write_figure
+    from reco.workflow.figures import precision_figure, write_figure
 
     label, others = _experiment(config_file).compared("retrieval.csv")
     drawn = precision_figure(
@@ -994,8 +1018,8 @@ def figure_rare(scores: Path, summary: Path, run: Path, files: tuple[Path, ...])
     """IoU of one concept against the threshold on its saliency."""
     import pandas as pd
 
-    from reco.figures import rare_figure, write_figure
     from reco.files import read_json
+    from reco.workflow.figures import rare_figure, write_figure
 
     drawn = rare_figure(pd.read_csv(scores), read_json(summary))
     write_figure(drawn, *files, remark=uncommitted(run))
@@ -1009,7 +1033,7 @@ def figure_training(curve: Path, run: Path, files: tuple[Path, ...]) -> None:
     """Loss of ReCo+ by step."""
     import pandas as pd
 
-    from reco.figures import training_figure, write_figure
+    from reco.workflow.figures import training_figure, write_figure
 
     write_figure(training_figure(pd.read_csv(curve)), *files, remark=uncommitted(run))
 
@@ -1023,7 +1047,7 @@ def figure_training(curve: Path, run: Path, files: tuple[Path, ...]) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
 def app(experiment: str, index: Path | None, config_file: Path | None, port: int) -> None:
     """Serve a page to play with, to this machine alone: a photo and words in, masks out."""
-    from reco.app import serve
+    from reco.photos.page import serve
 
     serve(experiment, index=index, config=config_file, port=port)
 

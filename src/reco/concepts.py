@@ -18,7 +18,6 @@ from pydantic import (
 from reco.errors import RecoError
 from reco.explain import explain, not_text, shown
 from reco.files import fingerprint
-from reco.prompts import concept_prompts
 
 SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 
@@ -69,10 +68,6 @@ class Concept(BaseModel):
     def slug(self) -> str:
         """The name in [a-z0-9-]: the only form that reaches file names and the shell."""
         return slugify(self.name)
-
-    def sentences(self, templates: Sequence[str]) -> list[str]:
-        """The texts to embed: `prompts` if given, else every template filled with every name."""
-        return list(self.prompts) or concept_prompts((self.name, *self.aliases), templates)
 
 
 def parse_concepts(words: str | Concept | Iterable[str | Concept]) -> list[Concept]:

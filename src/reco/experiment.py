@@ -8,39 +8,36 @@ of the stage): a changed concept has new names, which alone schedules its jobs a
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import reco
+from reco.code import code_fingerprint
 from reco.concepts import Concept, check_concepts, check_slugs, slugify
 from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_concepts
-from reco.datasets import Dataset, Folder, dataset
+from reco.data.benchmarks import Dataset, Folder, dataset
+from reco.data.embeddings import Description, read_description
+from reco.data.folder import Scan, file_state, read_classes, read_table, scan
+from reco.data.geometry import choose_geometry
+from reco.data.split import Split
+from reco.data.store import SPLITS
 from reco.errors import RecoError
 from reco.files import fingerprint, sha256
-from reco.folder import Scan, file_state, read_classes, read_table, scan
-from reco.geometry import choose_geometry
-from reco.models import Output, checkpoint_of
-from reco.split import Split
-from reco.store import SPLITS
+from reco.models import Output, backend, checkpoint_of
 
 PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
 
 KEPT = 512  # pixels of the shorter side up to which features of a benchmark are kept by default
+PIXELS = ("data.images", "data.geometry", "models.half")
+"""Modules by which every network's features come about, besides its own."""
 
 STEPS = ("whitened", "summed", "kept", "seedbank")
 """From the paper's rule to `seedbank`, each with the parts before it: whitened features; the sum of
 two cosines instead of a product of sigmoids; all seeds kept instead of their mean; all scales."""
-
-MODULES = {
-    "packaged": ("models/packaged", "models/kin"),  # kin.py has the digest of its table
-    "open_clip": ("models/clip",),
-    "timm": ("models/encoder",),
-}
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,15 @@ class Method:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config and the names that follow from it. Paths are relative to the project."""
+    """A config and the names that follow from it. Paths are relative to the project.
+
+    Attributes:
+        images: state of the index's images, where somebody has looked at them to plan; None = as
+            they were embedded.
+    """
 
     config: Config
+    images: str | None = None
 
     @property
     def data(self) -> str:
@@ -158,6 +161,20 @@ class Experiment:
         return f"{self.data}/embeddings/index.csv"
 
     @cached_property
+    def index(self) -> Description:
+        """What the embeddings of the index are of, or will be."""
+        if self.images is None:
+            return read_description(self.embeddings)
+        config = self.config
+        composed = [config.stamps.model_dump(), config.seed] if self.composed else []
+        made_by = ["workflow.catalog", "workflow.embed", *["data.scenes"] * self.composed]
+        code = code_fingerprint(*made_by)
+        state = [self.images, composed, self.model("retrieval"), config.sizes.retrieval, code]
+        return Description(
+            model=config.models.retrieval, size=config.sizes.retrieval, state=fingerprint(state)
+        )
+
+    @cached_property
     def reader(self) -> Dataset:
         """The reader of the benchmark, which knows its names; without one, nothing is scored."""
         benchmark = self.config.benchmark
@@ -188,25 +205,27 @@ class Experiment:
 
         Args:
             spec: the model as the config names it.
-            version: fingerprint of its weights and preprocessing.
+            version: fingerprint of its weights and preprocessing; the code counts besides.
             size: side of its input in pixels; None for text.
         """
         folder = f"text/{what}" if what.startswith("text") else f"{self.dataset}/{what}"
-        model = f"{fingerprint(spec, 6)}-{version}" + (f"-{size}" if size else "")
+        computed = fingerprint([version, code_fingerprint(*PIXELS, backend(spec))])
+        model = f"{fingerprint(spec, 6)}-{computed}" + (f"-{size}" if size else "")
         return f"data/store/{folder}/{model}"
 
     def split_store(self, role: str, what: Output, spec: str, version: str, side: str) -> str:
         """Folder of the store of what a model gives for the pictures of a split.
 
         Args:
-            version: of the model.
+            version: of the model; the code counts besides, as in `store`.
             side: see `side_name`.
         """
         split = self.split(role)
         geometry = split.geometry
         pixels = fingerprint([geometry.size, geometry.crop, int(geometry.resample)], 6)
         name = "stamps" if self._stamped else _dataset(split.root)
-        model = f"{fingerprint(spec, 6)}-{version}-{pixels}-{side}"
+        computed = fingerprint([version, code_fingerprint(*PIXELS, backend(spec))])
+        model = f"{fingerprint(spec, 6)}-{computed}-{pixels}-{side}"
         return f"data/store/{name}{SPLITS}/{what}/{model}"
 
     @property
@@ -250,9 +269,8 @@ class Experiment:
         files = sorted(checkpoint.glob("*")) if checkpoint and checkpoint.is_dir() else [checkpoint]
         states = [file_state(file) for file in files if file and file.exists()]
         precision = self.config.models.precision
-        modules = MODULES.get(spec.partition(":")[0], ("models/__init__",))
-        code = _code("models/images", "models/half", *modules)
-        return [spec, precision, *code, " ".join(f"{size}-{time}" for size, time in states)]
+        code = code_fingerprint(*PIXELS, backend(spec))
+        return [spec, precision, code, " ".join(f"{size}-{time}" for size, time in states)]
 
     # ---- concepts -----------------------------------------------------------------------------
 
@@ -450,31 +468,35 @@ class Experiment:
     def _text(self, slug: str) -> str:
         concept = self.concepts[slug].model_dump(mode="json")
         models = [self.model("retrieval"), self.model("dense")]
-        return fingerprint([concept, models, _code("text", "prompts", "concepts")])
+        return fingerprint([concept, models, code_fingerprint("workflow.text")])
 
     def _archive(self, slug: str) -> str:
         largest = self.config.deepest_archive
-        return fingerprint([self._text(slug), largest, _code("retrieve")])
+        index, code = self.index["state"], code_fingerprint("workflow.retrieve")
+        return fingerprint([self._text(slug), index, largest, code])
 
     def _features(self, slug: str) -> str:
         models = [self.model("dense"), self.model("encoder")]
         config = self.config
         pixels = [config.sizes.archive, config.models.statistics, config.geometry]
-        return fingerprint([self._archive(slug), models, pixels])
+        code = code_fingerprint("workflow.embed")
+        return fingerprint([self._archive(slug), models, pixels, code])
 
     @cached_property
     def _whitening(self) -> str:
         config = self.config
         pixels = [config.bank.scales, config.models.statistics, config.seed]
-        return fingerprint([self.model("encoder"), pixels, _code("bank", "whitening")])
+        index, code = self.index["state"], code_fingerprint("workflow.whiten")
+        return fingerprint([self.model("encoder"), index, pixels, code])
 
     def _bank_features(self, slug: str) -> str:
         models = [self.model("dense"), self.model("encoder")]
         pixels = [self.config.bank.scales, self.config.models.statistics]
-        return fingerprint([self._archive(slug), models, pixels])
+        code = code_fingerprint("workflow.embed")
+        return fingerprint([self._archive(slug), models, pixels, code])
 
     def _bank(self, slug: str) -> str:
-        settings = [self.config.bank.model_dump(mode="json"), _code("bank", "cosegment")]
+        settings = [self.config.bank.model_dump(mode="json"), code_fingerprint("workflow.bank")]
         return fingerprint([self._bank_features(slug), self._whitening, settings])
 
     @cached_property
@@ -486,7 +508,7 @@ class Experiment:
             config.temperature,
             config.archive_size,
             config.all_archive_sizes,
-            _code("cosegment", "reference"),
+            code_fingerprint("workflow.cosegment"),
         ]
         marks: dict[str, str] = {}
         for slug in self.sources:
@@ -514,8 +536,7 @@ class Experiment:
         Args:
             files: that they are made from.
         """
-        modules = ("segment", "bank", "crf", "refine", "experiment", "split", "geometry")
-        code = _code(*modules, "pictures", "views", "train", "probe")
+        code = code_fingerprint("workflow.segment", "workflow.train")
         settings = self.inference_settings(methods)
         return [settings, code, [(str(file), sha256(file)) for file in files]]
 
@@ -527,7 +548,7 @@ class Experiment:
         """
         config = self.config
         settings = config.model_dump(mode="json", include={"train", "seed", "geometry", "sizes"})
-        code = _code("train", "split", "geometry", "pictures")
+        code = code_fingerprint("workflow.train")
         return [settings, self.labels, code, [(str(file), sha256(file)) for file in files]]
 
     # ---- methods ------------------------------------------------------------------------------
@@ -638,10 +659,3 @@ def _dataset(root: Path) -> str:
 def _fold(name: str) -> str:
     """A name without case, however its accents are written."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-@cache
-def _code(*modules: str) -> list[str]:
-    """Digests of modules whose edits must run a stage again."""
-    folder = Path(reco.__file__).parent
-    return [sha256(folder / f"{module}.py")[:12] for module in modules]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from reco.errors import RecoError
@@ -119,6 +119,21 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     try:
         return load(Path(path).read_bytes())
+    except OSError as error:
+        raise RecoError(f"{path}: {_reason(error)}") from None
+    except SafetensorError as error:
+        raise RecoError(f"{path}: damaged ({error}): {MAKE_AGAIN}") from None
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says of itself, beside its tensors.
+
+    Raises:
+        RecoError: no such file, or damaged.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
     except OSError as error:
         raise RecoError(f"{path}: {_reason(error)}") from None
     except SafetensorError as error:

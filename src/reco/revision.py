@@ -32,7 +32,7 @@ class Revision:
         return bool(self.changed)
 
     def __str__(self) -> str:
-        """One line, such as `1a7a39d24ed9 with uncommitted changes (src/reco/train.py)`."""
+        """One line, such as `1a7a39d24ed9 with uncommitted changes (src/reco/files.py)`."""
         what = f" with uncommitted changes ({_few(self.changed)})"
         return self.commit[:12] + (what if self.dirty else "")
 

@@ -6,15 +6,17 @@ made from its content, so that runs with different settings never see each other
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from reco.code import sources
 from reco.concepts import slugify
 from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
-from reco.download import read_packages
+from reco.data.downloads import read_packages
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
 from reco.files import read_json, write_json
-from reco.plan import check_plan, note_images
+from reco.workflow.plan import check_plan, note_images
 
 try:
     SETTINGS = check_config(config)
@@ -33,6 +35,7 @@ try:
         STATE = note_images(EXPERIMENT, NOTED)
     else:
         STATE = read_json(NOTED)
+    EXPERIMENT = replace(EXPERIMENT, images=STATE["index"])
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
@@ -62,9 +65,13 @@ wildcard_constraints:
     folder="[a-z0-9-]+",
 
 
-def code(*modules):
-    """Source files whose edits make a stage run again."""
-    return [f"src/reco/{module}.py" for module in modules]
+def code(module):
+    """Source files whose edits make a stage run again: what its module imports, itself included."""
+    here = Path.cwd()
+    return [
+        path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+        for path in sources(module)
+    ]
 
 
 def weights(*roles):
@@ -75,19 +82,6 @@ def weights(*roles):
         if "packaged" in specs
         else []
     )
-
-
-def settled(path, source):
-    """A concept's file, made from `source` by a job that rewrites those of all concepts.
-
-    Only a new name means new content, so its time is no reason to run anything. But where `source`
-    is newer, as after a run that was killed in between, its content will change.
-    """
-    made = [Path(name) for name in (path, source)]
-    if not all(file.exists() for file in made):
-        return ancient(path)
-    made_at, changed_at = (file.stat().st_mtime for file in made)
-    return path if changed_at > made_at else ancient(path)
 
 
 def verbatim(value):

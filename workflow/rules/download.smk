@@ -6,7 +6,7 @@ experiment the checked lists of its images (`images/{index,train,val}.csv`). On 
 fetches what `config/downloads.yaml` lists: `snakemake data/downloads/<name>.json`.
 """
 
-from reco.download import DOWNLOADS, read_downloads
+from reco.data.downloads import DOWNLOADS, read_downloads
 
 try:
     FETCHABLE = [entry.name for entry in read_downloads(DOWNLOADS).downloads]
@@ -96,7 +96,7 @@ rule compose:
         packages=DEBS,
         cutouts=CUTOUTS,
         backgrounds=BACKGROUNDS,
-        code=code("scenes"),
+        code=code("data.scenes"),
     output:
         index=directory(f"{EXPERIMENT.scenes}/index"),
         benchmark=directory(f"{EXPERIMENT.scenes}/benchmark"),
@@ -128,7 +128,7 @@ rule compose:
 rule catalog:
     input:
         scenes=SCENES,
-        code=code("catalog", "folder", "datasets", "pictures"),
+        code=code("workflow.catalog"),
     output:
         index=f"{DATA}/images/index.csv",
         labels=[EXPERIMENT.index_labels] if NAMED else [],
@@ -155,7 +155,7 @@ rule catalog:
 rule catalog_split:
     input:
         scenes=SCENES,
-        code=code("catalog", "folder", "datasets", "pictures", "split"),
+        code=code("workflow.catalog"),
     output:
         images=f"{DATA}/images/{{split}}.csv",
     log:

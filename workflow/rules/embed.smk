@@ -52,10 +52,11 @@ rule gather:
         parts=gather.embed(f"{DATA}/parts/{{scatteritem}}.csv"),
         images=rules.catalog.output.index,
         weights=weights("retrieval"),
-        code=code("embed", "store"),
+        code=code("workflow.embed"),
     output:
         embeddings=f"{DATA}/embeddings/index.npy",
         digest=f"{DATA}/embeddings/index.npy.sha256",
+        described=f"{DATA}/embeddings/index.json",
         images=f"{DATA}/embeddings/index.csv",
         skipped=report(
             f"{DATA}/embeddings/skipped.csv",
@@ -75,14 +76,17 @@ rule gather:
     params:
         # What the parts depend on besides these inputs.
         model=verbatim(SETTINGS.models.retrieval),
-        state=verbatim(EXPERIMENT.model("retrieval")),
         size=SETTINGS.sizes.retrieval,
+        state=EXPERIMENT.index["state"],
     shell:
         """
         reco --log {log} gather {input.parts} \
             --embeddings {output.embeddings} \
             --usable {output.images} \
-            --skipped {output.skipped}
+            --skipped {output.skipped} \
+            --model {params.model:q} \
+            --size {params.size} \
+            --state {params.state}
         """
 
 
@@ -117,7 +121,7 @@ rule embed_split:
     input:
         images=f"{DATA}/images/{{split}}.csv",
         weights=weights("dense", "encoder"),
-        code=code("views", "embed", "store", "split", "geometry", "pictures"),
+        code=code("workflow.views"),
     output:
         table=EXPERIMENT.split_features("{split}"),
     log:

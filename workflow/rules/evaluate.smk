@@ -33,7 +33,7 @@ rule evaluate:
         images=f"{DATA}/images/val.csv",
         zero_shot=f"{DATA}/masks/val",
         plus=PLUS,
-        code=code("evaluate", "metrics", "split", "geometry", "datasets", "pictures"),
+        code=code("workflow.evaluate"),
     output:
         metrics=f"{RESULTS}/metrics.csv",
         per_class=f"{RESULTS}/per_class.csv",
@@ -70,7 +70,7 @@ rule precision:
         archives=RANKED,
         labels=[EXPERIMENT.index_labels] if SETTINGS.index.kind != "folder" else [],
         scenes=rules.catalog.output.index,
-        code=code("evaluate"),
+        code=code("workflow.evaluate"),
     output:
         retrieval=f"{RESULTS}/retrieval.csv",
         summary=f"{RESULTS}/retrieval.json",

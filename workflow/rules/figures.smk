@@ -24,7 +24,7 @@ rule table_components:
         metrics=rules.evaluate.output.metrics,
         images=f"{DATA}/images/val.csv",
         run=rules.record.output.run,
-        code=code("tables"),
+        code=code("workflow.tables"),
     output:
         markdown=f"{RESULTS}/tables/components.md",
         latex=f"{RESULTS}/tables/components.tex",
@@ -63,7 +63,7 @@ rule table_methods:
         images=f"{DATA}/images/val.csv",
         curve=rules.train.output.curve if PLUS else [],
         run=rules.record.output.run,
-        code=code("tables"),
+        code=code("workflow.tables"),
     output:
         markdown=f"{RESULTS}/tables/methods.md",
         latex=f"{RESULTS}/tables/methods.tex",
@@ -101,7 +101,7 @@ rule table_retrieval:
         retrieval=rules.precision.output.retrieval,
         images=rules.gather.output.images,
         run=rules.record.output.run,
-        code=code("tables"),
+        code=code("workflow.tables"),
     output:
         markdown=f"{RESULTS}/tables/retrieval.md",
         latex=f"{RESULTS}/tables/retrieval.tex",
@@ -139,7 +139,7 @@ rule figure_archives:
         archives=RANKED,
         references=[EXPERIMENT.best_source(slug) for slug in TARGETS],
         run=rules.record.output.run,
-        code=code("figures"),
+        code=code("workflow.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/archives.png",
@@ -177,7 +177,7 @@ rule figure_archive:
         archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
         reference=lambda wildcards: EXPERIMENT.best_source(wildcards.slug),
         run=rules.record.output.run,
-        code=code("figures"),
+        code=code("workflow.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/archive/{{slug}}.png",
@@ -214,7 +214,7 @@ rule figure_predictions:
         zero_shot=f"{DATA}/masks/val",
         plus=PLUS,
         run=rules.record.output.run,
-        code=code("figures"),
+        code=code("workflow.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/predictions.png",
@@ -254,7 +254,7 @@ rule figure_archive_size:
         metrics=rules.evaluate.output.metrics,
         compared=list(EXPERIMENT.compared("metrics.csv")[1].values()),
         run=rules.record.output.run,
-        code=code("figures"),
+        code=code("workflow.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/archive_size.png",
@@ -290,7 +290,7 @@ rule figure_precision:
         images=rules.gather.output.images,
         compared=list(EXPERIMENT.compared("retrieval.csv")[1].values()),
         run=rules.record.output.run,
-        code=code("figures"),
+        code=code("workflow.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/precision.png",
@@ -325,7 +325,7 @@ rule figure_training:
     input:
         curve=rules.train.output.curve,
         run=rules.record.output.run,
-        code=code("figures"),
+        code=code("workflow.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/training.png",

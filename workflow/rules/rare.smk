@@ -10,9 +10,10 @@ rule rare:
         images=f"{DATA}/images/val.csv",
         features=split_features("val"),
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
-        code=code("rare", "segment", "split", "geometry", "pictures", "views"),
+        code=code("workflow.rare"),
     output:
         scores=f"{RESULTS}/rare.csv",
         summary=f"{RESULTS}/rare.json",
@@ -44,7 +45,7 @@ rule figure_rare:
         scores=rules.rare.output.scores,
         summary=rules.rare.output.summary,
         run=rules.record.output.run,
-        code=code("figures"),
+        code=code("workflow.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/rare.png",

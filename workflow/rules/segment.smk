@@ -25,17 +25,7 @@ rule segment:
         features=FEATURES,
         texts=[EXPERIMENT.text(slug) for slug in TARGETS],
         weights=weights("retrieval", "dense", "encoder"),
-        code=code(
-            "segment",
-            "segmenter",
-            "segmentation",
-            "photos",
-            "pictures",
-            "crf",
-            "bank",
-            "background",
-            "doubt",
-        ),
+        code=code("workflow.segment"),
     output:
         masks=directory(f"{RESULTS}/photos/{{folder}}/masks"),
         overlays=directory(f"{RESULTS}/photos/{{folder}}/overlays"),
@@ -157,19 +147,10 @@ rule segment_split:
         references=lambda wildcards: EXPERIMENT.learned_by(
             EXPERIMENT.methods(wildcards.split)
         ),
+        features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=[] if EXPERIMENT.keeps_features else weights("dense", "encoder"),
-        code=code(
-            "segment",
-            "bank",
-            "crf",
-            "refine",
-            "experiment",
-            "split",
-            "geometry",
-            "pictures",
-            "views",
-        ),
+        code=code("workflow.segment"),
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
     log:

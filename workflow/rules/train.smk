@@ -20,11 +20,12 @@ rule train:
         masks=[] if PROBE else f"{DATA}/masks/train",
         features=split_features("train") if PROBE else [],
         teacher=TEACHER,
+        features=GATHERED if PROBE else [],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
         val=f"{DATA}/images/val.csv" if LOOKS else [],
         weights=weights("dense", "encoder") if PROBE or BACKBONE == "packaged" else [],
-        code=code("train", "split", "geometry", "pictures", "views"),
-        taught=code("probe", "segment", "bank", "whitening") if PROBE else [],
+        code=code("workflow.train"),
+        taught=code("workflow.probe") if PROBE else [],
     output:
         weights=f"{DATA}/reco_plus/model.safetensors",
         model=f"{DATA}/reco_plus/model.json",
@@ -64,17 +65,7 @@ rule segment_plus:
         weights=rules.train.output.weights,
         model=rules.train.output.model,
         features=split_features("val") if PROBE else [],
-        code=code(
-            "train",
-            "probe",
-            "segment",
-            "crf",
-            "refine",
-            "split",
-            "geometry",
-            "pictures",
-            "views",
-        ),
+        code=code("workflow.train"),
     output:
         masks=directory(f"{DATA}/masks/plus"),
     log:

@@ -8,6 +8,7 @@ torch and the one library that the spec needs.
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -26,6 +27,9 @@ Role = Literal["retrieval", "dense"]
 
 Statistics = Literal["own", "imagenet"]
 """Which mean and standard deviation `Backend.preprocess` normalises pixels with."""
+
+BACKENDS = ("packaged", "open_clip", "timm")
+"""What a spec begins with: the names of the modules beside this one that hold a backend."""
 
 LOCAL = "local-dir:"
 SPECS = (
@@ -65,7 +69,7 @@ class Backend(Protocol):
             size: length of the shorter side after resizing; None = the network's own size when
                 cropping, the image's own size when not.
             crop: cut the centre square of `size` (retrieval and archive images), or keep the
-                whole picture (benchmark images, already cut by their `reco.geometry.Geometry`).
+                whole picture (benchmark images, already cut by their `Geometry`).
         """
         ...
 
@@ -136,20 +140,20 @@ def load(
     if precision != "full":
         raise ValueError(f"precision must be of {get_args(Precision)}, not {precision!r}")
     kind, _, rest = spec.partition(":")
-    if kind == "packaged" and not rest:
-        from reco.models import packaged
+    if kind not in BACKENDS or (kind == "packaged") == bool(rest):
+        raise RecoError(f"unknown model {spec!r}: write {SPECS}")
+    # By name, so that the code of one backend is no dependency of what another one gives.
+    module = import_module(f"reco.{backend(spec)}")
+    if kind == "packaged":
+        folder = folder or module.FOLDER
+        return module.load(device=device, folder=folder, statistics=statistics)
+    return module.load(rest, device=device, statistics=statistics)
 
-        folder = folder or packaged.FOLDER
-        return packaged.load(device=device, folder=folder, statistics=statistics)
-    if kind == "open_clip" and rest:
-        from reco.models import clip
 
-        return clip.load(rest, device=device, statistics=statistics)
-    if kind == "timm" and rest:
-        from reco.models import encoder
-
-        return encoder.load(rest, device=device, statistics=statistics)
-    raise RecoError(f"unknown model {spec!r}: write {SPECS}")
+def backend(spec: str) -> str:
+    """Name of the module, below `reco`, of the network that a spec names; see `reco.code`."""
+    kind = spec.partition(":")[0]
+    return f"models.{kind}" if kind in BACKENDS else "models"
 
 
 def keeping_loader() -> Loader:

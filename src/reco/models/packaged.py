@@ -38,8 +38,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, has_digest, sha256, write_digest
+from reco.method.prompts import BARE
 from reco.models import Output, Role, Statistics, check_wanted, kin
-from reco.models.images import (
+from reco.models.preprocessing import (
     Normalised,
     digest,
     load_weights,
@@ -48,7 +49,6 @@ from reco.models.images import (
     read_checkpoint,
 )
 from reco.progress import LOG
-from reco.prompts import BARE
 
 if TYPE_CHECKING:
     from transformers import BertModel
@@ -74,7 +74,6 @@ RECIPE = {
     "bonus": [SAME_NAME, SAME_HEAD],
     "kin": [kin.FIRST, kin.STEP, kin.ABOVE, kin.TABLE_SHA256],
     "mean_std": [MEAN, STD],
-    "revision": 2,  # raise it when the code below gives other numbers
 }
 
 

@@ -1,0 +1,105 @@
+"""Catalog: list and check the images of an experiment, before any network looks at them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from reco.data.benchmarks import check_sizes, class_names
+from reco.data.folder import IGNORE, printable, read_table, survey, write_table
+from reco.data.images import read_size
+from reco.data.split import Split
+from reco.errors import RecoError
+from reco.files import sha256
+from reco.progress import LOG, track
+
+
+def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
+    """List the images of an index: path below `root`, and key (digest of the bytes).
+
+    The key, not the path, names an image in the store: a renamed image is not computed again.
+    Files that cannot be opened at all are listed with an empty key and skipped later.
+
+    Raises:
+        RecoError: no images, or fewer than the largest archive.
+    """
+    found = survey(root)
+    paths, remark = found.images, found.remark()
+    if remark:
+        LOG.info("%s: %d images; left out: %s", root, len(paths), remark)
+    for name in found.odd:
+        LOG.warning("%s: left out: rename it, for no table can hold its name", printable(name))
+    if len(paths) < max(largest_archive, 1):
+        raise RecoError(
+            f"{root}: holds {len(paths)} images, fewer than the archive size {largest_archive}: "
+            "add images, mend the 'root' of the index, or lower archive_size and archive_sizes"
+        )
+    write_table(
+        table, ["path", "key"], [(path, _key(root / path)) for path in track(paths, "list index")]
+    )
+
+
+def label_index(index: Path, table: Path) -> None:
+    """Write what the images of ImageNet show, which their folders name: path, concepts.
+
+    Args:
+        index: CSV of `catalog_index`.
+    """
+    rows = ((row["path"], ";".join(class_names(row["path"]))) for row in read_table(index))
+    write_table(table, ["path", "concepts"], rows)
+
+
+def read_index_labels(labels: Path) -> dict[str, set[str]]:
+    """What images of the index show, by path: names, in the form that disregards case.
+
+    Args:
+        labels: CSV with columns path and concepts (';' between several).
+    """
+    return {
+        row["path"]: {name.strip().casefold() for name in row["concepts"].split(";")}
+        for row in read_table(labels)
+    }
+
+
+def catalog_split(split: Split, table: Path, *, need_masks: bool) -> None:
+    """List a split: image, mask (may be empty), prediction (name of the predicted mask), digests.
+
+    Every mask is read once, so that a bad label is found now and not after an hour of work.
+
+    Raises:
+        RecoError: images and masks that do not pair or differ in size, a wrong label, or an image
+            that cannot be read or is an endless strip.
+    """
+    root, reader = split.root, split.reader
+    rows, labels = [], set[int]()
+    for image, mask in track(reader.pairs(root, split.name, need_masks), f"list {split.name}"):
+        if mask:
+            labels.update(np.unique(reader.read_mask(root / mask)).tolist())
+            check_sizes(root / image, root / mask)
+        _check_shape(split, root / image)
+        mask_key = _key(root / mask) if mask else ""
+        rows.append((image, mask, reader.prediction_name(image), _key(root / image), mask_key))
+    if labels == {0, IGNORE} and len(reader.classes) > 1:
+        LOG.warning(
+            "%s: its masks hold no label but 0 (%s) and the value that is ignored: in masks of 0 "
+            "and 255, write 1 for 255 and run again",
+            root / "masks" / split.name,
+            reader.classes[0],
+        )
+    write_table(table, ["image", "mask", "prediction", "key", "mask_key"], rows)
+
+
+def _check_shape(split: Split, image: Path) -> None:
+    try:
+        split.geometry.scaled(read_size(image))
+    except RecoError as error:
+        raise RecoError(f"{image}: {error}") from None
+
+
+def _key(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise OSError("not a file")
+        return sha256(path)
+    except OSError as error:
+        LOG.warning("%s: cannot be read, skipped: %s", path, error)
+        return ""

@@ -1,0 +1,75 @@
+"""Co-segment: the reference embeddings of a concept, from its archive's features.
+
+One light job per concept: NumPy only, no network.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from reco.data.folder import read_table
+from reco.data.store import Place, read_places
+from reco.errors import RecoError
+from reco.files import MAKE_AGAIN, atomic, fingerprint, read_metadata, read_tensors, sha256
+from reco.method.cosegment import Merge, Variant
+from reco.method.references import reference_variants
+
+
+def cosegment_archive(
+    features: Path,
+    text: Path,
+    contexts: Sequence[Path],
+    variants: Sequence[str],
+    output: Path,
+    *,
+    temperature: float,
+    merge: Merge,
+    variant: Variant,
+) -> None:
+    """Read an archive's features from the store and write its references as safetensors.
+
+    Args:
+        features: CSV (rank, path, dense_shard, dense_row, encoder_shard, encoder_row).
+        text: safetensors with `dense` (d,).
+        contexts: the reference files of the context concepts to eliminate, in order.
+    """
+    rows = read_table(features)
+    if not rows:
+        raise RecoError(f"{features}: has no images: {MAKE_AGAIN}")
+    results = reference_variants(
+        _read(rows, "encoder"),
+        _read(rows, "dense"),
+        read_tensors(text)["dense"],
+        [read_tensors(path) for path in contexts],
+        variants,
+        temperature=temperature,
+        merge=merge,
+        variant=variant,
+    )
+    made_from = {"made_from": sources_mark(features, text, contexts)}
+    with atomic(output) as temporary:
+        temporary.write_bytes(save(results, made_from))
+
+
+def sources_mark(features: Path, text: Path, contexts: Sequence[Path]) -> str:
+    """Digest of what a reference is made from, which stands in its header.
+
+    Of the features only whose they are: their place in the store may change, and what else they
+    depend on has its fingerprint in the file's name.
+    """
+    keys = [row["key"] for row in read_table(features)]
+    return fingerprint([keys, *(sha256(path) for path in (text, *contexts))])
+
+
+def made_from(reference: Path) -> str:
+    """The `sources_mark` that a reference was made with; "" where there is none to be read."""
+    try:
+        return read_metadata(reference).get("made_from", "")
+    except RecoError:  # missing or damaged
+        return ""
+
+
+def _read(rows: Sequence[Mapping[str, str]], what: str) -> np.ndarray:
+    return read_places([Place(row[f"{what}_shard"], int(row[f"{what}_row"])) for row in rows])

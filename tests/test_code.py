@@ -1,0 +1,106 @@
+"""What a stage's results depend on is found in its imports."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from reco.code import closure, sources
+
+PRINTED = """
+from reco.code import code_fingerprint
+from reco.experiment import Experiment
+from reco.config import Config
+experiment = Experiment(Config(concepts=["zebra"], recipe="seedbank"), "x")
+print(*(code_fingerprint(module) for module in {modules}))
+print(*(experiment.store(what, "packaged", "v", 320) for what in ("dense", "text-dense")))
+print(experiment.text("zebra"), experiment.bank("zebra"), experiment.reference("zebra"))
+"""
+
+
+def printed(package, modules=("workflow.text",)):
+    """What a copy of the package says of the code of modules, of the store and of names."""
+    code = PRINTED.format(modules=list(modules))
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(
+        call, cwd=ROOT, env={"PYTHONPATH": str(package)}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def package(tmp_path):
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "src"
+
+
+def edit(package, module):
+    with open(package / "reco" / f"{module.replace('.', '/')}.py", "a") as file:
+        file.write("\nEDITED = True\n")
+
+
+def test_a_stage_depends_on_what_its_module_imports():
+    assert {"method.crf", "method.refine", "method.bank", "data.split", "data.geometry"} <= set(
+        closure("workflow.segment")
+    )
+    assert closure("method.crf") == ("method.crf",)
+    assert sources("method.crf") == [ROOT / "src/reco/method/crf.py"]
+    with pytest.raises(ValueError, match=r"no such module: reco\.nothing"):
+        closure("nothing")
+
+
+def test_jobs_of_a_concept_depend_on_no_network():
+    for job in ("retrieve", "cosegment", "bank"):
+        names = closure(f"workflow.{job}")
+        assert not any(name.startswith("models") for name in names), names
+        assert "workflow.embed" not in names
+
+
+def test_one_backend_is_no_dependency_of_another():
+    assert "models.timm" not in closure("models.packaged")
+    assert {"models.timm", "data.images", "models.preprocessing"} <= set(
+        closure("models.open_clip")  # whose positions are resized by a function of timm's module
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["models.packaged", "models.preprocessing", "data.images", "data.geometry"]
+)
+def test_an_edit_of_a_backend_or_of_decoding_empties_its_store(package, module):
+    before = printed(package)
+    edit(package, module)
+    after = printed(package)
+    assert not set(before[1].split()) & set(after[1].split())
+    assert not set(before[2].split()) & set(after[2].split())  # and concepts are found anew
+
+
+def test_another_backend_leaves_the_store_alone(package):
+    before = printed(package)
+    edit(package, "models.open_clip")
+    assert printed(package) == before
+
+
+def test_comments_docstrings_and_layout_change_nothing(package):
+    modules = ("workflow.segment", "models.packaged")
+    before = printed(package, modules)
+    for path in [*package.rglob("crf.py"), *package.rglob("packaged.py")]:
+        text = path.read_text()
+        text = re.sub(r'\A"""[^"]*"""', '"""Other words."""', text).replace("\n\n\n", "\n\n\n\n")
+        path.write_text(text + "\n\n# a comment\n")
+    assert printed(package, modules) == before
+    edit(package, "method.crf")
+    assert printed(package, modules)[0].split()[0] != before[0].split()[0]
+    assert printed(package, modules)[1:] == before[1:]
+
+
+def test_every_module_that_reads_a_split_depends_on_what_a_split_does():
+    """`Experiment.split` gives an object of `data.split`; names alone would not tell."""
+    for path in sorted((ROOT / "src/reco").glob("*/*.py")):
+        module = f"{path.parent.name}.{path.stem}"
+        if re.search(r"experiment\.split\(", path.read_text()):
+            assert {"data.split", "data.geometry", "data.benchmarks"} <= set(closure(module)), (
+                module
+            )
