@@ -99,10 +99,11 @@ PARTS = len(gather.segment("{scatteritem}"))
 rule segment_part:
     input:
         images=f"{DATA}/images/{{split}}.csv",
-        features=lambda wildcards: split_features(wildcards.split),
+        views=lambda wildcards: split_features(wildcards.split),
         references=lambda wildcards: EXPERIMENT.learned_by(
             EXPERIMENT.methods(wildcards.split)
         ),
+        features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=[] if EXPERIMENT.keeps_features else weights("dense", "encoder"),
     output:
@@ -143,7 +144,7 @@ rule segment_split:
             else []
         ),
         images=f"{DATA}/images/{{split}}.csv",
-        features=lambda wildcards: split_features(wildcards.split),
+        views=lambda wildcards: split_features(wildcards.split),
         references=lambda wildcards: EXPERIMENT.learned_by(
             EXPERIMENT.methods(wildcards.split)
         ),

@@ -18,7 +18,7 @@ rule train:
     input:
         images=f"{DATA}/images/train.csv",
         masks=[] if PROBE else f"{DATA}/masks/train",
-        features=split_features("train") if PROBE else [],
+        views=split_features("train") if PROBE else [],
         teacher=TEACHER,
         features=GATHERED if PROBE else [],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
@@ -64,7 +64,7 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
-        features=split_features("val") if PROBE else [],
+        views=split_features("val") if PROBE else [],
         code=code("workflow.train"),
     output:
         masks=directory(f"{DATA}/masks/plus"),
