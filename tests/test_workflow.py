@@ -161,6 +161,7 @@ def test_a_new_concept_costs_one_bank(project):
 @pytest.mark.slow
 def test_runs_and_reruns_only_what_changed(project):
     """One run of everything; then each kind of change takes one invocation, and only its work."""
+    shutil.rmtree(project.folder / "profiles")  # Snakemake's own settings do
     hostile = "it's $(touch pwned) `x`; ../ü 🦓"
     names = ["orange", "lemon", "broccoli", {"name": "zebra", "prompts": ["striped horse"]}]
     (project.photos / "broken.jpg").write_bytes(b"no image")

@@ -623,7 +623,10 @@ def specialist(
     """
     from reco.concepts import slugify
     from reco.photos.segmenter import load
-    from reco.photos.specialist import check_out, check_word, make_specialist, pair_photographs
+    from reco.photos.specialists.lessons import check_word
+    from reco.photos.specialists.make import make_specialist
+    from reco.photos.specialists.scores import pair_photographs
+    from reco.photos.specialists.specialist import check_out
 
     check_word(word)
     if (photos is None) != (masks is None):
@@ -662,7 +665,8 @@ def specialist_segment(
 
     Masks have the photographs' sizes, 255 where the concept is. Nothing but MODEL is needed.
     """
-    from reco.photos.specialist import load_specialist, segment_photographs
+    from reco.photos.specialists.make import segment_photographs
+    from reco.photos.specialists.specialist import load_specialist
 
     loaded = load_specialist(model, device)
     count = segment_photographs(loaded, photos, out, crf=crf, threshold=threshold)
@@ -1047,7 +1051,7 @@ def figure_training(curve: Path, run: Path, files: tuple[Path, ...]) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
 def app(experiment: str, index: Path | None, config_file: Path | None, port: int) -> None:
     """Serve a page to play with, to this machine alone: a photo and words in, masks out."""
-    from reco.photos.page import serve
+    from reco.photos.page.serve import serve
 
     serve(experiment, index=index, config=config_file, port=port)
 
