@@ -617,7 +617,7 @@ MOMENTS = {
     "cosegment": f"{DATA}/references/*.safetensors",
     "segment-split": f"{DATA}/masks/*/*/*.png",
     "train": "two processes",  # its own and the one that reads images: steps are being made
-    "segment-plus": f"{DATA}/masks/plus/*/*.png",
+    "segment-plus": f"{DATA}/masks/.plus.*/*/*.png",
     "evaluate": "",
     "precision": "",
     "figure": "",

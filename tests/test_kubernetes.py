@@ -41,7 +41,7 @@ def kubectl_version() -> int:
 pytestmark = pytest.mark.skipif(kubectl_version() < 27, reason="needs kubectl 1.27 or newer")
 
 
-GPU_RULES = {"embed", "text", "features", "segment_split"}
+GPU_RULES = {"embed", "embed_split", "text", "features", "segment_split"}
 # Training only takes time here: to the cluster it is one more job on a GPU.
 CHANGES = {"train": None}
 # All but the figures.

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slurm
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge"]
 PROGRAMS = ["/usr/sbin/munged", "/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/bin/sbatch"]
-GPU_RULES = {"embed", "text", "features", "segment_split"}
+GPU_RULES = {"embed", "embed_split", "text", "features", "segment_split"}
 # Training only takes time here: to the queue it is one more job on a GPU.
 CHANGES = {"train": None}
 # All stages; of tables and figures, enough for a group.

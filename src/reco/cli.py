@@ -294,6 +294,18 @@ def gather(
     gather(parts, embeddings, usable, skipped, described)
 
 
+@commands.command("embed-split")
+@CONFIG
+@SPLIT
+@images_option("images of the split")
+@click.option("--table", type=FILE, required=True, help="CSV to write: where features are.")
+def embed_split(config_file: Path, split: str, images: Path, table: Path) -> None:
+    """Compute dense features of a split's images; only those that the store lacks."""
+    from reco.views import embed_split
+
+    embed_split(_experiment(config_file), split, images, table)
+
+
 @commands.command()
 @CONFIG
 def text(config_file: Path) -> None:
@@ -433,6 +445,9 @@ def cosegment(
 @click.option(
     "--out", type=FILE, help="Folder to write.  [default: results/EXPERIMENT/photos/NAME]"
 )
+@click.option(
+    "--work", type=FILE, help="Folder that keeps what is done, where others may empty --out."
+)
 def segment(
     photos: tuple[Path, ...],
     concepts: str | None,
@@ -445,6 +460,7 @@ def segment(
     doubtful: bool,
     skip: bool,
     out: Path | None,
+    work: Path | None,
 ) -> None:
     """Find concepts in photographs: a file, several, or folders of them.
 
@@ -456,7 +472,15 @@ def segment(
     reco segment holiday/ --concepts "zebra, fire truck" --background
     """
     from reco.config import lists, read_concepts
-    from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos, summarize
+    from reco.photos.folder import (
+        choose_out,
+        find_photos,
+        link_results,
+        prepare_out,
+        prepare_work,
+        segment_photos,
+        summarize,
+    )
     from reco.photos.segmenter import load
 
     found = find_photos(photos)
@@ -473,9 +497,13 @@ def segment(
     if not out:
         out = choose_out(settings.experiment, photos)
         prepare_out(out, photos)
+    if work:
+        prepare_work(work, photos)
     failed = segment_photos(
-        segmenter, found, words, out, background=background, crf=crf, doubtful=doubtful
+        segmenter, found, words, work or out, background=background, crf=crf, doubtful=doubtful
     )
+    if work:
+        link_results(found, failed, work, out)
     click.echo(summarize(out))
     click.echo(f"\nmasks, overlays, overview.png: {out}")
     if failed and not skip:
@@ -490,14 +518,37 @@ def segment(
 @images_option("images of the split")
 @click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
 @WORKERS
-def segment_split(config_file: Path, split: str, images: Path, masks: Path, workers: int) -> None:
-    """Segment a split: val with every method of the tables, train with the best one."""
+@click.option(
+    "--part", help="Make a slice alone, 3-of-8, beside the folder; for jobs side by side."
+)
+@click.option("--done", type=FILE, help="File to write when that slice is made.")
+def segment_split(
+    config_file: Path,
+    split: str,
+    images: Path,
+    masks: Path,
+    workers: int,
+    part: str | None,
+    done: Path | None,
+) -> None:
+    """Segment a split: val with every method of the tables, train with the best one.
+
+    Masks are made in a hidden folder beside --masks, so that those of a command that was killed
+    are there for the next.
+    """
+    from reco.files import write_text
     from reco.workflow.segment import segment_split
 
     experiment = _experiment(config_file)
     settings = experiment.config.train
     keep = settings.keep if settings and split == "train" else 1
-    segment_split(experiment, split, images, experiment.methods(split), masks, workers, keep)
+    methods = experiment.methods(split)
+    features = experiment.kept_features(split)
+    segment_split(
+        *(experiment, split, images, methods, masks, workers, keep), features=features, part=part
+    )
+    if done:
+        write_text(done, f"{part or 'all'}\n")
 
 
 @commands.command()
@@ -519,10 +570,15 @@ def train(
     val: Path | None,
     workers: int,
 ) -> None:
-    """Train ReCo+ on pseudo-masks; DeepLab has --workers processes that draw its crops."""
+    """Train ReCo+ on pseudo-masks, from its last checkpoint if it was killed.
+
+    DeepLab has --workers processes that draw its crops.
+    """
     from reco.workflow.train import train_plus
 
-    train_plus(_experiment(config_file), images, masks, weights, model, curve, val, workers)
+    experiment = _experiment(config_file)
+    features = experiment.kept_features("train")
+    train_plus(experiment, images, masks, weights, model, curve, val, features, workers)
 
 
 @commands.command("segment-plus")
@@ -533,12 +589,19 @@ def train(
 @click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
 @WORKERS
 def segment_plus(
-    config_file: Path, images: Path, weights: Path, model: Path, masks: Path, workers: int
+    config_file: Path,
+    images: Path,
+    weights: Path,
+    model: Path,
+    masks: Path,
+    workers: int,
 ) -> None:
     """Segment the val split with ReCo+."""
     from reco.workflow.train import segment_plus
 
-    segment_plus(_experiment(config_file), images, weights, model, masks, workers)
+    experiment = _experiment(config_file)
+    features = experiment.kept_features("val")
+    segment_plus(experiment, images, weights, model, masks, workers, features)
 
 
 # ---- specialist -------------------------------------------------------------------------------
@@ -696,7 +759,8 @@ def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
     from reco.files import write_json
     from reco.workflow.rare import RARE, rare, summarize, table
 
-    found = rare(_experiment(config_file), images)
+    experiment = _experiment(config_file)
+    found = rare(experiment, images, experiment.kept_features("val"))
     write_table(scores, RARE, table(found))
     write_json(summary, summarize(found))
 

@@ -371,6 +371,11 @@ class Config(Section):
         description="experiments to draw beside this one in the figures of archive size and "
         "precision, with their labels; those without results are left out",
     )
+    keep_features: bool | None = Field(
+        None,
+        description="keep features of the benchmark's images in data/store, so that no network "
+        "sees one twice; null = where their shorter side has at most 512 pixels",
+    )
     temperature: Float = Field(10.0, gt=0, description="scale of the cosine in dense saliency")
     cosegment: Cosegment = Cosegment()
     crf: CRF = CRF()

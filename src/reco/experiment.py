@@ -6,10 +6,11 @@ of the stage): a changed concept has new names, which alone schedules its jobs a
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +22,17 @@ from reco.data.embeddings import Description, read_description
 from reco.data.folder import Scan, file_state, read_classes, read_table, scan
 from reco.data.geometry import choose_geometry
 from reco.data.split import Split
+from reco.data.store import SPLITS
 from reco.errors import RecoError
-from reco.files import fingerprint, noted_digest
-from reco.models import backend, checkpoint_of, is_checkpoint
+from reco.files import fingerprint, noted_digest, sha256
+from reco.models import Output, backend, checkpoint_of, is_checkpoint
 
 PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
 DIGESTS = "data/models/digests"  # notes of what checkpoints hold
 
+KEPT = 512  # pixels of the shorter side up to which features of a benchmark are kept by default
 PIXELS = ("data.images", "data.geometry", "models.half")
 """Modules by which every network's features come about, besides its own."""
 
@@ -211,6 +214,48 @@ class Experiment:
         model = f"{fingerprint(spec, 6)}-{computed}" + (f"-{size}" if size else "")
         return f"data/store/{folder}/{model}"
 
+    def split_store(self, role: str, what: Output, spec: str, version: str, side: str) -> str:
+        """Folder of the store of what a model gives for the pictures of a split.
+
+        Args:
+            version: of the model; the code counts besides, as in `store`.
+            side: see `side_name`.
+        """
+        split = self.split(role)
+        geometry = split.geometry
+        pixels = fingerprint([geometry.size, geometry.crop, int(geometry.resample)], 6)
+        name = "stamps" if self._stamped else _dataset(split.root)
+        computed = fingerprint([version, code_fingerprint(*PIXELS, backend(spec))])
+        model = f"{fingerprint(spec, 6)}-{computed}-{pixels}-{side}"
+        return f"data/store/{name}{SPLITS}/{what}/{model}"
+
+    @property
+    def _stamped(self) -> bool:
+        return isinstance(self.config.benchmark, StampsBenchmark)
+
+    def sides(self, role: str) -> list[int | None]:
+        """Shorter sides in pixels at which a split is looked at; None = that of each picture."""
+        methods, own = self.methods(role), choose_geometry(self.config).size
+        banked = any(method.banked for method in methods)
+        paper = any(not method.banked for method in methods)
+        return list(dict.fromkeys([*self.config.bank.scales * banked, *[own] * paper]))
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether features of a benchmark's pictures are kept in the store; docs/performance.md."""
+        if self.config.benchmark is None:
+            return False
+        size, wanted = choose_geometry(self.config).size, self.config.keep_features
+        return wanted if wanted is not None else size is not None and size <= KEPT
+
+    def split_features(self, role: str) -> str:
+        """Where the features of a split's pictures are in the store."""
+        return f"{self.data}/split_features/{role}.csv"
+
+    def kept_features(self, role: str) -> Path | None:
+        """The same; None where they are not kept."""
+        return Path(self.split_features(role)) if self.keeps_features else None
+
     @property
     def digests(self) -> str:
         """Digests of the images of the index, by path, size and time; experiments share them."""
@@ -221,7 +266,7 @@ class Experiment:
         """Name of the index in the store."""
         if self.config.index.kind == "stamps":
             return "stamps"
-        return f"{self.index_root.name}-{fingerprint(str(self.index_root.absolute()), 6)}"
+        return _dataset(self.index_root)
 
     def model(self, role: str) -> list[str]:
         """What tells whether a role's model changed: spec, precision, code, checkpoint."""
@@ -519,6 +564,27 @@ class Experiment:
             "methods": [method.slug for method in methods],
         }
 
+    def segment_state(self, methods: Sequence[Method], files: Iterable[str | Path]) -> Any:
+        """What masks of some methods depend on, down to the bytes of files and code, as JSON.
+
+        Args:
+            files: that they are made from.
+        """
+        code = code_fingerprint("workflow.segment", "workflow.train")
+        settings = self.inference_settings(methods)
+        return [settings, code, [(str(file), sha256(file)) for file in files]]
+
+    def train_state(self, files: Iterable[str | Path]) -> Any:
+        """What a training depends on, down to the bytes of files and code, as JSON.
+
+        Args:
+            files: that it learns from or starts with.
+        """
+        config = self.config
+        settings = config.model_dump(mode="json", include={"train", "seed", "geometry", "sizes"})
+        code = code_fingerprint("workflow.train")
+        return [settings, self.labels, code, [(str(file), sha256(file)) for file in files]]
+
     # ---- methods ------------------------------------------------------------------------------
 
     @property
@@ -612,6 +678,16 @@ def scan_images(experiment: Experiment) -> dict[str, Scan]:
 def images_state(experiment: Experiment) -> dict[str, str]:
     """What tells whether images were added, replaced or taken away since they were listed."""
     return {name: found.digest for name, found in scan_images(experiment).items()}
+
+
+def side_name(side: int | None) -> str:
+    """How names of columns and folders call a length in pixels; None, a picture's own, is `own`."""
+    return "own" if side is None else str(side)
+
+
+def _dataset(root: Path) -> str:
+    """Name of a folder of images in the store."""
+    return f"{root.name}-{fingerprint(str(root.absolute()), 6)}"
 
 
 def _fold(name: str) -> str:

@@ -17,6 +17,7 @@ rule train:
     input:
         images=f"{DATA}/images/train.csv",
         masks=[] if PROBE else f"{DATA}/masks/train",
+        views=split_features("train") if PROBE else [],
         teacher=TEACHER,
         features=GATHERED if PROBE else [],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
@@ -65,6 +66,7 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
+        views=split_features("val") if PROBE else [],
         networks=weights("encoder") if PROBE else [],
         code=code("workflow.train"),
     output:

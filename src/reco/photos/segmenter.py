@@ -46,11 +46,11 @@ from reco.workflow.segment import (
     Knowledge,
     bank_maps,
     bank_scores,
-    load_encoder,
     read_scale,
     saliency,
 )
 from reco.workflow.text import embed_concepts, embed_names
+from reco.workflow.views import load_encoder
 from reco.workflow.whiten import draw, is_of_index, whiten_index
 
 SAMPLE = 64  # images drawn from the index, to tell what a word is not
