@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CORES, ROOT, Project, job_counts
+from conftest import CORES, PROMPT, ROOT, Project, job_counts
 
 from reco.files import CHECKOUT, shipped
 
@@ -66,8 +66,9 @@ class Small:
         (self.folder / "Snakefile").write_text(text)
 
     def snakemake(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "snakemake"]
         return subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--nocolor", *arguments],
+            [*command, "--cores", str(CORES), "--nocolor", *PROMPT, *arguments],
             cwd=cwd or self.folder,
             env={**os.environ, "PYTHONPATH": str(self.checkout / "src")},
             capture_output=True,
@@ -113,9 +114,10 @@ def test_one_workflow_holds_one_experiment(tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_as_a_module_in_another_folder(tmp_path):
+def test_runs_as_a_module_in_another_folder(tmp_path, converted):
     project = Project(tmp_path)
     small = Small(tmp_path / "small", project.folder)
+    shutil.copytree(converted, small.folder / "data/models/packaged")
     small.write(MODULE)
     done = small.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
