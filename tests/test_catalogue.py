@@ -106,6 +106,15 @@ def test_the_small_run_plans_every_stage(tmp_path):
     assert plan["retrieve"] == plan["cosegment"] == 4
 
 
+def test_a_job_of_another_plan_fails(tmp_path):
+    """Today's numbers never get the name of what other code makes."""
+    small = Small(tmp_path / "small", ROOT)
+    small.write(MODULE)
+    for name in ("archives/lemon.0123456789ab.csv", "references/lemon.0123456789ab.safetensors"):
+        done = small.snakemake("--dry-run", f"data/discs/{name}")
+        assert done.returncode != 0 and "MissingRuleException" in done.stdout + done.stderr
+
+
 def test_one_workflow_holds_one_experiment(tmp_path):
     small = Small(tmp_path / "small", ROOT)
     small.write(MODULE + SECOND)
@@ -143,11 +152,13 @@ def test_runs_as_a_module_in_another_folder(tmp_path, converted):
     evaluate.write_text(before)
     assert small.plan() == {}, "checked out again"
 
-    # a comment in a stage of a concept: nothing; a statement: other names
-    retrieve = src / "workflow/retrieve.py"
-    before = retrieve.read_text()
-    retrieve.write_text(before + "\n# a comment\n")
-    assert not {"reco_retrieve", "reco_cosegment"} & set(small.plan())
-    retrieve.write_text(before + "\nMOVED = True\n")
+    # a comment in the code of a concept's stage: what lists the file, not the stage; a statement:
+    # the stage, under other names
+    cosegment = src / "workflow/cosegment.py"
+    before = cosegment.read_text()
+    cosegment.write_text(before + "\n# a comment\n")
     plan = small.plan()
-    assert plan["reco_retrieve"] == plan["reco_cosegment"] == 4
+    assert plan["reco_segment_split"] and not {"reco_retrieve", "reco_cosegment"} & set(plan)
+    cosegment.write_text(before + "\nMOVED = True\n")
+    plan = small.plan()
+    assert plan["reco_cosegment"] == 4 and "reco_retrieve" not in plan
