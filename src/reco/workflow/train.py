@@ -242,7 +242,9 @@ def train(
         RecoError: the loss is not finite.
     """
     optimiser = make_optimiser(model, settings, seed=seed, device=device)
-    batches = draw_batches(images, settings, seed=seed, workers=workers, geometry=geometry)
+    batches = draw_batches(
+        images, settings, seed=seed, workers=workers, geometry=geometry, lessons=lessons
+    )
     yield from take_steps(model, optimiser, batches, settings, device)
 
 
@@ -587,7 +589,7 @@ def segment_plus(
     Args:
         features: CSV of `reco embed-split`, which a probe reads; None = no features were kept.
     """
-    rows, labels = read_table(images), read_json(model)["labels"]
+    rows = read_table(images)
     state = experiment.segment_state(experiment.plus, [images, weights, model])
     work = working_folder(masks, state)
     todo = [
