@@ -691,6 +691,7 @@ class Server(Served):
             "benchmark": None,
             "train": None,
             "concepts": ["cheetah"],
+            "recipe": "paper",
             "sizes": {"retrieval": 128, "archive": 128, "benchmark": 128},
             "archive_size": 4,
         }

@@ -39,11 +39,12 @@ DRAWN = {
     "experiment": "tiny",
     "device": "cpu",
     "sizes": {"retrieval": 64, "archive": 64, "benchmark": 64},
+    "recipe": "paper",
     "context": [],
     "archive_size": 4,
     "archive_sizes": [],
     "crf": {"iterations": 2},
-    "train": {"size": 64, "batch": 2, "lr": 0.002},
+    "train": {"size": 64, "batch": 2, "scale": [0.5, 2], "jitter": 0.8},
 }
 
 

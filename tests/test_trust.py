@@ -93,7 +93,7 @@ USERS = {"params.model", "params.source", "params.photos", "params.out", "params
 OURS = {
     *("log", "threads", "input", "output"),
     *("wildcards.slug", "wildcards.split", "params.plus", "params.labels"),
-    *("params.val", "params.curve", "params.masks"),
+    *("params.val", "params.curve", "params.masks", "params.logs", "params.stages"),
     "wildcards.scatteritem",  # 3-of-64
     "wildcards.name",  # of config/downloads.yaml, whose pattern allows letters, digits and -
     *(

@@ -37,7 +37,11 @@ CONFIG = click.option(
 PLUS = click.option("--plus", type=FILE, help="Masks of `reco segment-plus`, if it was trained.")
 SPLIT = click.option("--split", type=click.Choice(["train", "val"]), required=True)
 WORKERS = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes to use."
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes or threads.",
 )
 
 
@@ -218,12 +222,19 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
 @CONFIG
 @click.option("--index", type=FILE, required=True, help="CSV to write: images of the index.")
 @click.option("--labels", type=FILE, help="CSV to write: what they show, where folders tell it.")
-def catalog(config_file: Path, index: Path, labels: Path | None) -> None:
-    """List the images of the index."""
+@WORKERS
+def catalog(config_file: Path, index: Path, labels: Path | None, workers: int) -> None:
+    """List the images of the index; only those that are new or changed are read."""
     from reco.workflow.catalog import catalog_index, label_index
 
     experiment = _experiment(config_file)
-    catalog_index(experiment.index_root, index, experiment.config.deepest_archive)
+    catalog_index(
+        experiment.index_root,
+        index,
+        experiment.config.deepest_archive,
+        known=Path(experiment.digests),
+        workers=workers,
+    )
     if labels:
         label_index(index, labels)
 
@@ -548,6 +559,7 @@ def segment_split(
 @click.option("--model", type=FILE, required=True, help="JSON to write: what the weights are.")
 @click.option("--curve", type=FILE, required=True, help="CSV to write: loss by step.")
 @click.option("--val", type=FILE, help="CSV: images of the val split, for looks at it on the way.")
+@WORKERS
 def train(
     config_file: Path,
     images: Path,
@@ -556,13 +568,17 @@ def train(
     model: Path,
     curve: Path,
     val: Path | None,
+    workers: int,
 ) -> None:
-    """Train ReCo+ on pseudo-masks, from its last checkpoint if it was killed."""
+    """Train ReCo+ on pseudo-masks, from its last checkpoint if it was killed.
+
+    DeepLab has --workers processes that draw its crops.
+    """
     from reco.workflow.train import train_plus
 
     experiment = _experiment(config_file)
     features = experiment.kept_features("train")
-    train_plus(experiment, images, masks, weights, model, curve, val, features)
+    train_plus(experiment, images, masks, weights, model, curve, val, features, workers)
 
 
 @commands.command("segment-plus")
@@ -751,11 +767,20 @@ def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
 
 @commands.command()
 @CONFIG
-@click.option("--run", type=FILE, required=True, help="JSON to write: versions, seed, device ...")
+@click.option("--run", type=FILE, required=True, help="JSON to write: versions, seed, devices ...")
 @click.option("--merged", type=FILE, required=True, help="YAML to write: every key of the config.")
+@click.option("--logs", type=FILE, help="Folder of the jobs' logs: tell where networks ran.")
+@click.option("--stages", default="", help="Rules with networks, such as 'embed text'.")
 @click.argument("files", type=FILE, nargs=-1)
-def record(config_file: Path, run: Path, merged: Path, files: tuple[Path, ...]) -> None:
-    """Write down what made the results: config, revision, versions, seed, device.
+def record(
+    config_file: Path,
+    run: Path,
+    merged: Path,
+    logs: Path | None,
+    stages: str,
+    files: tuple[Path, ...],
+) -> None:
+    """Write down what made the results: config, revision, versions, seed, devices.
 
     FILES are files and folders whose digests are recorded.
     """
@@ -767,7 +792,7 @@ def record(config_file: Path, run: Path, merged: Path, files: tuple[Path, ...]) 
     experiment = _experiment(config_file)
     values = experiment.config.model_dump(mode="json")
     write_text(merged, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    write_json(run, describe_run(experiment, files))
+    write_json(run, describe_run(experiment, files, logs, stages.split()))
 
 
 @commands.command()

@@ -16,7 +16,7 @@ import numpy as np
 
 from reco.code import code_fingerprint
 from reco.concepts import Concept, check_concepts, check_slugs, slugify
-from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_concepts
+from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark
 from reco.data.benchmarks import Dataset, Folder, dataset
 from reco.data.embeddings import Description, read_description
 from reco.data.folder import Scan, file_state, read_classes, read_table, scan
@@ -24,12 +24,13 @@ from reco.data.geometry import choose_geometry
 from reco.data.split import Split
 from reco.data.store import SPLITS
 from reco.errors import RecoError
-from reco.files import fingerprint, sha256
-from reco.models import Output, backend, checkpoint_of
+from reco.files import fingerprint, noted_digest, sha256
+from reco.models import Output, backend, checkpoint_of, is_checkpoint
 
 PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
+DIGESTS = "data/models/digests"  # notes of what checkpoints hold
 
 KEPT = 512  # pixels of the shorter side up to which features of a benchmark are kept by default
 PIXELS = ("data.images", "data.geometry", "models.half")
@@ -256,6 +257,11 @@ class Experiment:
         return Path(self.split_features(role)) if self.keeps_features else None
 
     @property
+    def digests(self) -> str:
+        """Digests of the images of the index, by path, size and time; experiments share them."""
+        return f"data/store/{self.dataset}/digests.json"
+
+    @property
     def dataset(self) -> str:
         """Name of the index in the store."""
         if self.config.index.kind == "stamps":
@@ -266,11 +272,16 @@ class Experiment:
         """What tells whether a role's model changed: spec, precision, code, checkpoint."""
         spec = getattr(self.config.models, role)
         checkpoint = checkpoint_of(spec)
-        files = sorted(checkpoint.glob("*")) if checkpoint and checkpoint.is_dir() else [checkpoint]
-        states = [file_state(file) for file in files if file and file.exists()]
+        content = noted_digest(checkpoint, DIGESTS) if checkpoint else ""
         precision = self.config.models.precision
         code = code_fingerprint(*PIXELS, backend(spec))
-        return [spec, precision, code, " ".join(f"{size}-{time}" for size, time in states)]
+        return [spec, precision, code, content]
+
+    @property
+    def backbone(self) -> str:
+        """What the checkpoint holds that the student `deeplab` starts from; "" where it is none."""
+        weights = self.config.train.encoder_weights if self.config.train else None
+        return noted_digest(weights, DIGESTS) if weights and is_checkpoint(weights) else ""
 
     # ---- concepts -----------------------------------------------------------------------------
 
@@ -278,9 +289,7 @@ class Experiment:
     def targets(self) -> list[Concept]:
         """The concepts that are predicted, in the order of the labels, further ones after."""
         concepts = self.config.concepts
-        if isinstance(concepts, Path):
-            concepts = read_concepts(concepts)
-        elif concepts is None:
+        if concepts is None:
             concepts = self._known_concepts
         if not concepts:
             raise RecoError("concepts: none given: list at least one name")
@@ -363,6 +372,31 @@ class Experiment:
     def scored(self) -> list[str]:
         """Names of the scored label ids: `labels`, or what the benchmark merges them to."""
         return self.labels if self.reader.merge is None else list(self.reader.classes)
+
+    @cached_property
+    def _lessons(self) -> np.ndarray | None:
+        """Map of label ids to classes, where the student learns merged classes."""
+        train = self.config.train
+        merged = train and train.merge_labels and self.config.student == "deeplab"
+        return self.reader.merge if merged else None
+
+    @property
+    def lessons(self) -> np.ndarray:
+        """(labels,) int64: what the student learns for every label id: the same, or its class."""
+        return np.arange(len(self.labels)) if self._lessons is None else self._lessons
+
+    @property
+    def learned(self) -> list[str]:
+        """Names of what the student tells apart: `labels`, or the classes they are merged to."""
+        return self.labels if self._lessons is None else self.scored
+
+    @property
+    def learned_labels(self) -> np.ndarray:
+        """(learned,) int64: the label id of each in masks; for a class, its first name's.
+
+        So all masks of an experiment hold ids of `labels`, and are merged alike.
+        """
+        return np.unique(self.lessons, return_index=True)[1]
 
     @cached_property
     def target_labels(self) -> np.ndarray:

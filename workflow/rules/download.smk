@@ -138,9 +138,9 @@ rule catalog:
         f"{DATA}/benchmarks/catalog.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: 8
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=120,
     params:
         state=STATE["index"],
@@ -148,7 +148,8 @@ rule catalog:
     shell:
         """
         reco --log {log} catalog \
-            --index {output.index} {params.labels}
+            --index {output.index} {params.labels} \
+            --workers {threads}
         """
 
 

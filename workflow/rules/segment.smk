@@ -68,7 +68,8 @@ rule segment:
         "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        # One photograph at a time, and its CRF in the same process.
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=720,
         gpu=1,
     params:
@@ -162,7 +163,7 @@ rule segment_split:
         "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(len(TARGETS)),
         runtime=720,
         gpu=1,
     params:

@@ -253,7 +253,7 @@ class Segmenter:
         """
         index, sources = Path(plan.embeddings), plan.sources
         if texts := [slug for slug in plan.concepts if not _is_whole(plan.text(slug))]:
-            embed_concepts(self._only(plan, texts), self._loader)
+            embed_concepts(plan, self._loader, texts)
         mark = index_mark(index)
         if archives := [slug for slug in sources if not _is_of_index(plan.archive(slug), mark)]:
             given = [Path(plan.text(slug)) for slug in archives]
@@ -304,7 +304,10 @@ class Segmenter:
                 bank_archive(Path(table), whitening, settings.scales, settings.size, bank)
 
     def _only(self, plan: Experiment, slugs: Sequence[str]) -> Experiment:
-        """A plan of some concepts; their texts, archives and features have the same names in it."""
+        """A plan of some sources; their texts, archives and features have the same names in it.
+
+        It has no context, and so no place for a concept that takes over the reference of one.
+        """
         some = [plan.concepts[slug] for slug in slugs]
         return Experiment(plan.config.model_copy(update={"concepts": some, "context": []}))
 
@@ -358,8 +361,9 @@ class Segmenter:
         least = low + (BANK_BETWEEN if plan.config.banked else BETWEEN) * (high - low)
         return Learned(
             concept,
-            # The file's name tells the settings, its content the index.
-            fingerprint([source, sha256(source), least]),
+            # The file's name tells the settings, its content what was learned. Whether a word is in
+            # doubt, and where another thing begins, the whole index tells.
+            fingerprint([source, sha256(source), least, index_mark(Path(plan.embeddings))]),
             {scale: values.to(self.device) for scale, values in references.items()},
             text.to(self.device),
             archive,

@@ -37,7 +37,7 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import atomic, read_json, write_digest, write_json
 from reco.method.metrics import ConfusionMatrix
-from reco.models import keeping_loader
+from reco.models import is_checkpoint, keeping_loader
 from reco.models.preprocessing import read_checkpoint
 from reco.progress import LOG, track
 from reco.work import is_whole, publish, working_folder
@@ -67,9 +67,12 @@ def build(encoder: str, weights: str | Path | None, classes: int) -> smp.DeepLab
             that segmentation_models_pytorch knows ("imagenet"), or None for random weights.
 
     Raises:
-        RecoError: unknown encoder, or weights that do not fit it.
+        RecoError: unknown encoder, a file of weights that is not there, or weights that do not fit.
     """
-    local = Path(weights) if weights and Path(weights).exists() else None
+    local = Path(weights) if weights and is_checkpoint(str(weights)) else None
+    if local and not local.is_file():  # the library would look for it on a hub
+        way = f"run: reco weights --weights {local}" if encoder == "packaged" else "mend the config"
+        raise RecoError(f"train.encoder_weights: {local}: no such file: {way}")
     name = PACKAGED if encoder == "packaged" else encoder
     try:
         model = smp.DeepLabV3Plus(
@@ -123,6 +126,7 @@ class PseudoMasks(Dataset):
         settings: size of the crops, number of steps and of images a step, encoder.
         seed: of order and augmentation; images recur in a new order each time round.
         geometry: of the images, before augmentation; that of the masks.
+        lessons: the id that is learned for each label id; None = the same.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class PseudoMasks(Dataset):
         settings: Train,
         seed: int,
         geometry: Geometry = AS_THEY_ARE,
+        lessons: np.ndarray | None = None,
     ) -> None:
         length, size = settings.iterations * settings.batch, settings.size
         jitter = settings.jitter
@@ -140,6 +145,7 @@ class PseudoMasks(Dataset):
         self.tasks = [images[i] for i in order[:length]]
         self.seeds = rng.integers(2**31, size=length).tolist()
         self.size, self.scale, self.geometry = size, settings.scale, geometry
+        self.lessons = lessons
         kernel = max(3, size // 10 // 2 * 2 + 1)  # a tenth of the side, and odd
         self.augment = v2.Compose(
             [
@@ -156,7 +162,7 @@ class PseudoMasks(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         path, labels = self.tasks[i]
-        image, mask = read_pair(path, labels, self.geometry)
+        image, mask = read_pair(path, labels, self.geometry, self.lessons)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seeds[i])
             return self.augment(*crop_scaled(image, mask, self.size, self.scale))
@@ -189,10 +195,19 @@ def crop_scaled(
 
 
 def read_pair(
-    image: Path, mask: Path, geometry: Geometry = AS_THEY_ARE
+    image: Path,
+    mask: Path,
+    geometry: Geometry = AS_THEY_ARE,
+    lessons: np.ndarray | None = None,
 ) -> tuple[ImageTensor, Mask]:
-    """Read an image, at the size of its pseudo-mask, with that mask (int32, IGNORE = -1)."""
+    """Read an image, at the size of its pseudo-mask, with that mask (int32, IGNORE = -1).
+
+    Args:
+        lessons: see `PseudoMasks`.
+    """
     labels = read_mask(mask, classes=65535)
+    if lessons is not None:
+        labels = np.where(labels == IGNORE, IGNORE, lessons[labels]).astype(np.int32)
     picture = geometry.picture(read_image(image))
     height, width = labels.shape
     if picture.size != (width, height):
@@ -214,13 +229,14 @@ def train(
     device: str,
     workers: int = 1,
     geometry: Geometry = AS_THEY_ARE,
+    lessons: np.ndarray | None = None,
 ) -> Iterator[tuple[int, float, float]]:
     """Train in place; yields (step from 1, loss, learning rate of the head).
 
     Args:
         images: paths of images and pseudo-masks (label ids).
         workers: processes that read and augment.
-        geometry: see `PseudoMasks`.
+        geometry, lessons: see `PseudoMasks`.
 
     Raises:
         RecoError: the loss is not finite.
@@ -252,12 +268,13 @@ def draw_batches(
     workers: int = 1,
     geometry: Geometry = AS_THEY_ARE,
     done: int = 0,
+    lessons: np.ndarray | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of all steps after the first `done`; see `PseudoMasks`.
 
     Making the iterator draws from PyTorch's generator; reading from it does not.
     """
-    crops = PseudoMasks(images, settings, seed, geometry)
+    crops = PseudoMasks(images, settings, seed, geometry, lessons)
     rest = Subset(crops, range(done * settings.batch, len(crops)))
     return iter(DataLoader(rest, settings.batch, num_workers=workers))
 
@@ -276,7 +293,8 @@ def take_steps(
         for group, share in zip(optimiser.param_groups, (1, settings.backbone_lr), strict=False):
             group["lr"] = rate * share
         maps = model(pixels.to(device, memory_format=torch.channels_last))
-        loss = cross_entropy(*at_equal_size(maps, masks.to(device)), ignore_index=IGNORE)
+        pair = at_equal_size(maps, masks.to(device), full=settings.full_size_loss)
+        loss = cross_entropy(*pair, ignore_index=IGNORE)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RecoError(f"training: the loss is {value} at step {step + 1}: lower train.lr")
@@ -343,11 +361,15 @@ def read_checkpoint_into(
     return rows
 
 
-def at_equal_size(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def at_equal_size(maps: Tensor, masks: Tensor, *, full: bool) -> tuple[Tensor, Tensor]:
     """Bring (b, h, w) masks to the size of (b, c, h/4, w/4) maps, by the nearest pixel.
 
-    Upsampling the maps instead, as the paper does, costs most of a step's time on a CPU.
+    Args:
+        full: enlarge the maps instead, bilinearly as `predict` does. That is the paper's loss; it
+            costs most of a step's time on a CPU.
     """
+    if full:
+        return interpolate(maps, masks.shape[-2:], mode="bilinear", align_corners=False), masks
     small = interpolate(masks[:, None].float(), size=maps.shape[-2:], mode="nearest-exact")
     return maps, small[:, 0].long()
 
@@ -375,7 +397,13 @@ def predict_picture(
 
 
 def validate(
-    network: nn.Module, split: Split, rows: Sequence[Row], labels: int, encoder: str, device: str
+    network: nn.Module,
+    split: Split,
+    rows: Sequence[Row],
+    labels: int,
+    encoder: str,
+    device: str,
+    learned: np.ndarray | None = None,
 ) -> float:
     """Mean IoU of a network on a split, without CRF; leaves the network as it was.
 
@@ -383,6 +411,7 @@ def validate(
         rows: the list of the split.
         labels: label ids that are scored.
         encoder: whose pixel statistics the network expects.
+        learned: the label id of every output of the network; None = the same.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -390,6 +419,7 @@ def validate(
     for row in rows:
         maps = predict_picture(network, np.array(split.picture(row)), normalise, device)
         guess = maps.argmax(0).cpu().numpy()
+        guess = guess if learned is None else learned[guess]
         merge = split.reader.merge
         matrix.update(split.truth(row), guess if merge is None else merge[guess])
     for module, training in modes.items():
@@ -406,6 +436,7 @@ def train_plus(
     curve: Path,
     val: Path | None = None,
     features: Path | None = None,
+    workers: int = 1,
 ) -> None:
     """Train ReCo+ on the pseudo-masks of the train split and save it.
 
@@ -422,6 +453,7 @@ def train_plus(
         val: CSV of `reco catalog-split` for these looks at val.
         features: CSV of `reco embed-split` for the train split, which a probe learns from; None =
             no features were kept.
+        workers: processes that read and augment for DeepLab; they change no number.
     """
     config = experiment.config
     if config.train is None or config.student is None:
@@ -449,7 +481,9 @@ def train_plus(
             *([val] if val else []),
         ]
         work = working_folder(weights.parent, experiment.train_state(files))
-        network, rows = train_deeplab(experiment, pairs, val, work / "checkpoint.safetensors")
+        network, rows = train_deeplab(
+            experiment, pairs, val, work / "checkpoint.safetensors", workers
+        )
         state, encoder, count = network.state_dict(), config.train.encoder, len(pairs)
     with atomic(weights) as temporary:
         temporary.write_bytes(save({key: value.contiguous() for key, value in state.items()}))
@@ -459,7 +493,7 @@ def train_plus(
         {
             "student": config.student,
             "encoder": encoder,
-            "labels": experiment.labels,
+            "labels": experiment.learned,
             "seed": config.seed,
             "train": config.train.model_dump(mode="json"),
             "pseudo_masks": experiment.best.slug,
@@ -478,7 +512,11 @@ def _start(settings: Train) -> list[Path]:
 
 
 def train_deeplab(
-    experiment: Experiment, pairs: Sequence[tuple[Path, Path]], val: Path | None, checkpoint: Path
+    experiment: Experiment,
+    pairs: Sequence[tuple[Path, Path]],
+    val: Path | None,
+    checkpoint: Path,
+    workers: int = 1,
 ) -> tuple[smp.DeepLabV3Plus, list[Sequence[object]]]:
     """Train the paper's student; see `train_plus`.
 
@@ -498,12 +536,20 @@ def train_deeplab(
     torch.manual_seed(config.seed)
     packaged = settings.encoder == "packaged"
     start = PACKAGED_WEIGHTS if packaged else settings.encoder_weights
-    network = build(settings.encoder, start, len(experiment.labels))
+    network = build(settings.encoder, start, len(experiment.learned))
     device = resolve_device(config.device)
     optimiser = make_optimiser(network, settings, seed=config.seed, device=device)
     rows: list[Sequence[object]] = list(read_checkpoint_into(checkpoint, network, optimiser))
     done, generator = len(rows), torch.get_rng_state()
-    batches = draw_batches(pairs, settings, seed=config.seed, geometry=geometry, done=done)
+    batches = draw_batches(
+        pairs,
+        settings,
+        seed=config.seed,
+        workers=workers,
+        geometry=geometry,
+        done=done,
+        lessons=experiment.lessons,
+    )
     if done:
         LOG.info("train ReCo+: goes on after step %d", done)
         torch.set_rng_state(generator)  # as it was before the batches were made
@@ -516,7 +562,7 @@ def train_deeplab(
         score = ""
         if val and every and step % every == 0:
             look = (checked, read_table(val), len(experiment.scored), settings.encoder, device)
-            score = f"{validate(network, *look):.6f}"
+            score = f"{validate(network, *look, experiment.learned_labels):.6f}"
             LOG.info("step %d: mIoU %s on val, for the record", step, score)
         rows.append((step, f"{loss:.6f}", f"{rate:.3e}", score))
         if time.monotonic() - written >= CHECKPOINT:
@@ -550,7 +596,7 @@ def segment_plus(
         if not is_whole(work / method.slug / row["prediction"] for method in experiment.plus)
     ]
     LOG.info("segment with ReCo+: %d of %d images to segment", len(todo), len(rows))
-    with mask_writer(work, np.arange(len(labels)), experiment.config.crf, workers) as writer:
+    with mask_writer(work, experiment.learned_labels, experiment.config.crf, workers) as writer:
         found = _find_plus(experiment, todo, weights, model, features) if todo else []
         for name, picture, logs in track(found, "segment with ReCo+", total=len(todo)):
             maps = logs.softmax(0)
@@ -587,7 +633,7 @@ def load_deeplab(
     """A function of an (H, W, 3) uint8 RGB picture: log-probabilities (labels, H, W)."""
     assert experiment.config.train
     encoder = experiment.config.train.encoder
-    network = build(encoder, None, len(experiment.labels))
+    network = build(encoder, None, len(experiment.learned))
     network.load_state_dict(dict(state))
     network.to(device).eval()
     return partial(predict_picture, network, normalise=normalisation(encoder), device=device)
