@@ -587,7 +587,7 @@ def segment_plus(
     Args:
         features: CSV of `reco embed-split`, which a probe reads; None = no features were kept.
     """
-    rows, labels = read_table(images), read_json(model)["labels"]
+    rows = read_table(images)
     state = experiment.segment_state(experiment.plus, [images, weights, model])
     work = working_folder(masks, state)
     todo = [
