@@ -617,8 +617,7 @@ def _find_plus(
     device, state = resolve_device(experiment.config.device), read_checkpoint(weights)
     if read_json(model)["student"] == "probe":
         probe = unpack_probe(state, device)
-        sides, load = list(probe.scales), keeping_loader()
-        seen = see(experiment, "val", rows, sides, features, wanted=["encoder"], load=load)
+        seen = see(experiment, "val", rows, list(probe.scales), features, wanted=["encoder"])
         for name, picture, views in seen:
             encoded = {side: view[0] for side, view in views.items()}
             with torch.inference_mode():
