@@ -81,6 +81,7 @@ class Project:
         self.folder = folder / "project"
         self.folder.mkdir(parents=True)
         for name in (
+            "Snakefile",
             "config",
             "workflow",
             "profiles",

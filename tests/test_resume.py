@@ -429,9 +429,13 @@ def test_a_checkpoint_holds_all_that_training_needs(tmp_path, backbone_lr):
     assert [step(*other), step(*other)] == then
     for a, b in zip(one[0].parameters(), other[0].parameters(), strict=True):
         assert torch.equal(a, b)
-    moments = [list(optimiser.state.values()) for _, optimiser in (one, other)]
-    for a, b in zip(*moments, strict=True):
-        assert a["exp_avg"].stride() == b["exp_avg"].stride()
+    trained = [
+        [value for group in optimiser.param_groups for value in group["params"]]
+        for _, optimiser in (one, other)
+    ]
+    for a, b in zip(*trained, strict=True):
+        moments = one[1].state[a]["exp_avg"], other[1].state[b]["exp_avg"]
+        assert torch.equal(*moments) and moments[0].stride() == moments[1].stride()
 
     content = file.read_bytes()
     for damaged in (b"", content[:100], content[: len(content) // 2]):

@@ -117,6 +117,11 @@ def memory(labels, side=SIDE):
     return lambda wildcards, threads, attempt: memory_mb(threads, labels, side, attempt)
 
 
+def split_features(split):
+    """The table of the features of a split, where they are kept."""
+    return EXPERIMENT.split_features(split) if EXPERIMENT.keeps_features else []
+
+
 def verbatim(value):
     """A parameter as it is: in text that a person wrote, Snakemake takes {x} for a wildcard."""
     return lambda wildcards: value

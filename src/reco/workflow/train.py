@@ -41,8 +41,8 @@ from reco.models import is_checkpoint, keeping_loader
 from reco.models.preprocessing import read_checkpoint
 from reco.progress import LOG, track
 from reco.work import is_whole, publish, working_folder
+from reco.workflow.masks import mask_writer
 from reco.workflow.probe import pack_probe, train_probe, unpack_probe
-from reco.workflow.segment import mask_writer
 from reco.workflow.views import read_pictures, see
 
 AS_THEY_ARE = Geometry(None)
@@ -242,7 +242,9 @@ def train(
         RecoError: the loss is not finite.
     """
     optimiser = make_optimiser(model, settings, seed=seed, device=device)
-    batches = draw_batches(images, settings, seed=seed, workers=workers, geometry=geometry)
+    batches = draw_batches(
+        images, settings, seed=seed, workers=workers, geometry=geometry, lessons=lessons
+    )
     yield from take_steps(model, optimiser, batches, settings, device)
 
 
@@ -587,7 +589,7 @@ def segment_plus(
     Args:
         features: CSV of `reco embed-split`, which a probe reads; None = no features were kept.
     """
-    rows, labels = read_table(images), read_json(model)["labels"]
+    rows = read_table(images)
     state = experiment.segment_state(experiment.plus, [images, weights, model])
     work = working_folder(masks, state)
     todo = [
@@ -615,8 +617,7 @@ def _find_plus(
     device, state = resolve_device(experiment.config.device), read_checkpoint(weights)
     if read_json(model)["student"] == "probe":
         probe = unpack_probe(state, device)
-        sides, load = list(probe.scales), keeping_loader()
-        seen = see(experiment, "val", rows, sides, features, wanted=["encoder"], load=load)
+        seen = see(experiment, "val", rows, list(probe.scales), features, wanted=["encoder"])
         for name, picture, views in seen:
             encoded = {side: view[0] for side, view in views.items()}
             with torch.inference_mode():

@@ -207,7 +207,7 @@ def see(
     features: Path | None,
     *,
     wanted: Sequence[Output] = BOTH,
-    load: Loader = load,
+    load: Loader | None = None,
 ) -> Iterator[tuple[str, np.ndarray, dict[int, tuple[Tensor, ...]]]]:
     """Name of the mask, picture (H, W, 3) uint8 RGB and views of images of a split.
 
@@ -223,7 +223,7 @@ def see(
     """
     device, split = resolve_device(experiment.config.device), experiment.split(role)
     if features is None:
-        encode = load_networks(experiment, device, set(wanted), load)
+        encode = load_networks(experiment, device, set(wanted), load or keeping_loader())
 
         def rounded(picture: np.ndarray) -> tuple[Tensor, ...]:
             with torch.inference_mode():
