@@ -87,7 +87,6 @@ def test_the_catalogue_finds_what_it_shows():
     assert usage.keys() == {"mandatory-flags", "software-stack-deployment", "report"}
     for name in ("workflow/Snakefile", "config/README.md", "workflow/schemas/config.schema.json"):
         assert (ROOT / name).is_file()
-    assert not (ROOT / "Snakefile").exists(), "Snakemake would take this one"
 
 
 def test_files_of_the_checkout_are_found_from_elsewhere(tmp_path, monkeypatch):
