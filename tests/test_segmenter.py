@@ -30,8 +30,9 @@ from reco.method.background import threshold
 from reco.method.doubt import doubt, vocabulary
 from reco.method.refine import largest
 from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos
+from reco.photos.picture import as_picture, fit
 from reco.photos.result import Segmentation
-from reco.photos.segmenter import Segmenter, as_picture, fit, load
+from reco.photos.segmenter import Segmenter, load
 
 CONFIG = {
     "experiment": "colours",
