@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, Project, draw_scene, job_counts
 
 from reco.config import load
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 
 PER_CONCEPT = {"retrieve", "cosegment"}
 # One job for all concepts, which computes what is new.

@@ -197,8 +197,8 @@ def convert(kind: str, source: Path, out: Path) -> None:
 def compose(config_file: Path, packages: Path, photographs: Path, workers: int) -> None:
     """Unpack the photographs and compose the scenes of `stamps` from them."""
     from reco.data.downloads import read_packages, unpack
-    from reco.data.folder import read_table
     from reco.data.scenes import compose
+    from reco.data.tables import read_table
     from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, images_state
     from reco.files import read_json, write_json
 
@@ -630,7 +630,7 @@ def evaluate(
     summary: Path,
 ) -> None:
     """Score the masks of every method against the ground truth."""
-    from reco.data.folder import read_table, write_table
+    from reco.data.tables import read_table, write_table
     from reco.files import write_json
     from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarize
 
@@ -650,7 +650,7 @@ def evaluate(
 @click.option("--summary", type=FILE, required=True, help="JSON to write: means over concepts.")
 def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
     """Precision at k of every archive, against the labels of the index where they are known."""
-    from reco.data.folder import write_table
+    from reco.data.tables import write_table
     from reco.files import write_json
     from reco.workflow.evaluate import RETRIEVAL, mean_precision, precision
 
@@ -675,7 +675,7 @@ def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
 @click.option("--summary", type=FILE, required=True, help="JSON to write: at two thresholds.")
 def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
     """Score one concept against background, by a threshold on its saliency."""
-    from reco.data.folder import write_table
+    from reco.data.tables import write_table
     from reco.files import write_json
     from reco.workflow.rare import RARE, rare, summarize, table
 
@@ -798,7 +798,7 @@ def table_retrieval(
     """Precision of the archive of every concept, the worst last."""
     import pandas as pd
 
-    from reco.data.folder import read_table
+    from reco.data.tables import read_table
     from reco.workflow.tables import provenance, retrieval_remarks, retrieval_table, write_tables
 
     experiment = _experiment(config_file)
@@ -873,7 +873,7 @@ def figure_predictions(
     files: tuple[Path, ...],
 ) -> None:
     """Predictions beside the ground truth, from the best image to the worst."""
-    from reco.data.folder import read_table
+    from reco.data.tables import read_table
     from reco.workflow.figures import (
         choose_predictions,
         prediction_methods,

@@ -18,9 +18,10 @@ from reco.concepts import Concept, check_concepts, check_slugs, slugify
 from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_concepts
 from reco.data.benchmarks import Dataset, Folder, dataset
 from reco.data.embeddings import Description, read_description
-from reco.data.folder import Scan, file_state, read_classes, read_table, scan
+from reco.data.folder import Scan, file_state, read_classes, scan
 from reco.data.geometry import choose_geometry
 from reco.data.split import Split
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.files import fingerprint
 from reco.models import backend, checkpoint_of

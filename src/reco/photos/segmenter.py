@@ -22,10 +22,11 @@ from reco.concepts import Concept, parse_concepts, slugify
 from reco.config import Config, FolderIndex
 from reco.config import load as read_config
 from reco.data.embeddings import Description, description_of, index_mark
-from reco.data.folder import IGNORE, printable, read_table, scan
+from reco.data.folder import IGNORE, printable, scan
 from reco.data.geometry import Geometry
 from reco.data.images import read_image, to_rgb
 from reco.data.store import Place, read_places
+from reco.data.tables import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment

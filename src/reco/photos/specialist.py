@@ -29,8 +29,9 @@ from torchvision.transforms import v2
 from reco.concepts import parse_concepts
 from reco.config import CRF, Section, Train
 from reco.data.benchmarks import check_sizes
-from reco.data.folder import IGNORE, find_images, write_labels, write_table
+from reco.data.folder import IGNORE, find_images, write_labels
 from reco.data.images import read_image, read_values
+from reco.data.tables import write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment

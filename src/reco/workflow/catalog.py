@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from reco.data.benchmarks import check_sizes, class_names
-from reco.data.folder import IGNORE, printable, read_table, survey, write_table
+from reco.data.folder import IGNORE, printable, survey
 from reco.data.images import read_size
 from reco.data.split import Split
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.files import sha256
 from reco.progress import LOG, track

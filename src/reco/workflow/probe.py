@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, interpolate
 
-from reco.data.folder import read_table
 from reco.data.store import Place, read_places
+from reco.data.tables import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment

@@ -21,9 +21,10 @@ from torch.nn.functional import normalize as unit
 
 from reco.config import CRF
 from reco.data.batches import ahead
-from reco.data.folder import IGNORE, read_table, write_labels
+from reco.data.folder import IGNORE, write_labels
 from reco.data.geometry import Geometry
 from reco.data.split import Split
+from reco.data.tables import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment, Method

@@ -24,10 +24,11 @@ from torchvision.tv_tensors import Image as ImageTensor
 from torchvision.tv_tensors import Mask
 
 from reco.config import Train
-from reco.data.folder import IGNORE, read_mask, read_table, write_table
+from reco.data.folder import IGNORE, read_mask
 from reco.data.geometry import BILINEAR, NEAREST, Geometry
 from reco.data.images import read_image
 from reco.data.split import Row, Split
+from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
