@@ -15,12 +15,11 @@ from reco.data.benchmarks import (
     READERS,
     UNKNOWN,
     check_sizes,
-    class_names,
     dataset,
     id_table,
-    imagenet_names,
 )
 from reco.data.folder import IGNORE
+from reco.data.imagenet import class_names, imagenet_names
 from reco.errors import RecoError
 
 ROOT = Path(__file__).parents[1]

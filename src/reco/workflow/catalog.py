@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from reco.data.benchmarks import check_sizes, class_names
+from reco.data.benchmarks import check_sizes
 from reco.data.folder import IGNORE, printable, survey
+from reco.data.imagenet import class_names
 from reco.data.images import read_size
 from reco.data.split import Split
 from reco.data.tables import read_table, write_table
