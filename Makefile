@@ -50,11 +50,11 @@ test-slow: .venv/installed
 
 # make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
 test-slurm: .venv/installed
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 # make test-browser: the page of reco app in a headless Chromium; as root, apt-get installs it
 test-browser: .venv/installed
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser tests/test_app.py
 
 # make test-gpu:  what needs a GPU; no other test does
 test-gpu: .venv/installed

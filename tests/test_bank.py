@@ -24,9 +24,9 @@ from reco.experiment import STEPS, Experiment, Method
 from reco.files import read_tensors
 from reco.method.background import EXTENT, RANGE, bounds, extent
 from reco.method.bank import CONTRAST, SHARE, SHRINK, find_seeds, measure, pool
+from reco.method.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
 from reco.photos.segmenter import load
 from reco.workflow.bank import bank_archive, pack_spaces, read_spaces
-from reco.workflow.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
 
 
 def draws(*shape, seed=0):
@@ -317,7 +317,7 @@ def test_the_paper_s_files_are_made_where_tables_show_them():
     train, val = (scored.learned_by(scored.methods(split)) for split in ("train", "val"))
     assert train == alone.learned_by([alone.best]), "the paper's references teach nobody"
     assert val == [scored.reference("cat"), *train]
-    paper = Experiment(Config(concepts=["cat"]), "x")
+    paper = Experiment(Config(concepts=["cat"], recipe="paper"), "x")
     assert paper.learned_by(paper.methods("train")) == [paper.reference("cat")]
     assert paper.banked == [] and paper.steps == [] and paper.best == paper.paper
 

@@ -283,6 +283,7 @@ def experiment(request, tmp_path, monkeypatch):
         "index": index,
         "benchmark": {"kind": "folder", "root": "bench"},
         "concepts": ["cat", "fire truck", "a & b_%"],
+        "recipe": "paper",
         "context": ["sky"],
         "archive_size": 3,
         "archive_sizes": [2],

@@ -19,6 +19,7 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_json, read_tensors
 from reco.method.metrics import ConfusionMatrix
+from reco.method.segment import Knowledge, Scale, bank_scores, enlarge
 from reco.workflow import probe
 from reco.workflow.bank import bank_archive
 from reco.workflow.catalog import catalog_index, catalog_split
@@ -34,7 +35,6 @@ from reco.workflow.probe import (
     unpack_probe,
 )
 from reco.workflow.retrieve import retrieve_archives
-from reco.workflow.segment import Knowledge, Scale, bank_scores, enlarge
 from reco.workflow.text import embed_concepts
 from reco.workflow.train import segment_plus, train_plus
 from reco.workflow.whiten import whiten_index
@@ -269,7 +269,7 @@ def test_the_index_is_drawn_by_the_seed_and_can_be_left_out(learned):
     assert not any("dense" in row for row in first[128])
     alone = Experiment(check_config({**CONFIG, "train": {"index": 0}}))
     assert list(probe.read_lessons(probe.embed_lessons(alone, loader), "cpu")) == []
-    _, _, count = probe.train_probe(alone, Path(alone.data, "images/train.csv"), loader)
+    _, _, count = probe.train_probe(alone, Path(alone.data, "images/train.csv"), load=loader)
     assert count == 6
     views = list(probe.read_lessons(first, "cpu"))
     assert len(views) == 10
@@ -279,7 +279,7 @@ def test_the_index_is_drawn_by_the_seed_and_can_be_left_out(learned):
 def test_a_word_that_is_no_target_is_never_found(learned):
     some = Experiment(check_config({**CONFIG, "concepts": ["orange", "lemon"]}))
     trained, _, _ = probe.train_probe(
-        some, Path(some.data, "images/train.csv"), models.keeping_loader()
+        some, Path(some.data, "images/train.csv"), load=models.keeping_loader()
     )
     maps = trained.predict(
         {side: torch.randn(1, trained.weight.shape[1], 3, 3) for side in trained.scales}, (9, 9)

@@ -37,7 +37,11 @@ CONFIG = click.option(
 PLUS = click.option("--plus", type=FILE, help="Masks of `reco segment-plus`, if it was trained.")
 SPLIT = click.option("--split", type=click.Choice(["train", "val"]), required=True)
 WORKERS = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes to use."
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes or threads.",
 )
 
 
@@ -202,16 +206,17 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
     from reco.data.scenes import compose
     from reco.data.tables import read_table
     from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, images_state
-    from reco.files import read_json, write_json
+    from reco.files import read_json, shipped, write_json
 
     experiment = _experiment(config_file)
-    config, rows = experiment.config, read_table(CUTOUTS) + read_table(BACKGROUNDS)
-    for package in read_packages(PACKAGES):
+    cutouts, backgrounds = shipped(CUTOUTS), shipped(BACKGROUNDS)
+    config, rows = experiment.config, read_table(cutouts) + read_table(backgrounds)
+    for package in read_packages(shipped(PACKAGES)):
         wanted = [row["path"] for row in rows if row["package"] == package.name]
         unpack(packages / package.file, photographs / package.name, wanted)
     sizes = config.stamps.model_dump(include={"size", "index", "train", "val"})
     scenes = Path(experiment.scenes)
-    compose(CUTOUTS, BACKGROUNDS, photographs, scenes, seed=config.seed, workers=workers, **sizes)
+    compose(cutouts, backgrounds, photographs, scenes, seed=config.seed, workers=workers, **sizes)
     record = read_json(scenes / "composed.json")
     write_json(scenes / "composed.json", {**record, "state": images_state(experiment)})
 
@@ -220,12 +225,19 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
 @CONFIG
 @click.option("--index", type=FILE, required=True, help="CSV to write: images of the index.")
 @click.option("--labels", type=FILE, help="CSV to write: what they show, where folders tell it.")
-def catalog(config_file: Path, index: Path, labels: Path | None) -> None:
-    """List the images of the index."""
+@WORKERS
+def catalog(config_file: Path, index: Path, labels: Path | None, workers: int) -> None:
+    """List the images of the index; only those that are new or changed are read."""
     from reco.workflow.catalog import catalog_index, label_index
 
     experiment = _experiment(config_file)
-    catalog_index(experiment.index_root, index, experiment.config.deepest_archive)
+    catalog_index(
+        experiment.index_root,
+        index,
+        experiment.config.deepest_archive,
+        known=Path(experiment.digests),
+        workers=workers,
+    )
     if labels:
         label_index(index, labels)
 
@@ -283,6 +295,18 @@ def gather(
 
     described = Description(model=model, size=size, state=state)
     gather(parts, embeddings, usable, skipped, described)
+
+
+@commands.command("embed-split")
+@CONFIG
+@SPLIT
+@images_option("images of the split")
+@click.option("--table", type=FILE, required=True, help="CSV to write: where features are.")
+def embed_split(config_file: Path, split: str, images: Path, table: Path) -> None:
+    """Compute dense features of a split's images; only those that the store lacks."""
+    from reco.workflow.views import embed_split
+
+    embed_split(_experiment(config_file), split, images, table)
 
 
 @commands.command()
@@ -424,6 +448,9 @@ def cosegment(
 @click.option(
     "--out", type=FILE, help="Folder to write.  [default: results/EXPERIMENT/photos/NAME]"
 )
+@click.option(
+    "--work", type=FILE, help="Folder that keeps what is done, where others may empty --out."
+)
 def segment(
     photos: tuple[Path, ...],
     concepts: str | None,
@@ -436,6 +463,7 @@ def segment(
     doubtful: bool,
     skip: bool,
     out: Path | None,
+    work: Path | None,
 ) -> None:
     """Find concepts in photographs: a file, several, or folders of them.
 
@@ -447,7 +475,15 @@ def segment(
     reco segment holiday/ --concepts "zebra, fire truck" --background
     """
     from reco.config import lists, read_concepts
-    from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos, summarize
+    from reco.photos.folder import (
+        choose_out,
+        find_photos,
+        link_results,
+        prepare_out,
+        prepare_work,
+        segment_photos,
+        summarize,
+    )
     from reco.photos.segmenter import load
 
     found = find_photos(photos)
@@ -464,9 +500,13 @@ def segment(
     if not out:
         out = choose_out(settings.experiment, photos)
         prepare_out(out, photos)
+    if work:
+        prepare_work(work, photos)
     failed = segment_photos(
-        segmenter, found, words, out, background=background, crf=crf, doubtful=doubtful
+        segmenter, found, words, work or out, background=background, crf=crf, doubtful=doubtful
     )
+    if work:
+        link_results(found, failed, work, out)
     click.echo(summarize(out))
     click.echo(f"\nmasks, overlays, overview.png: {out}")
     if failed and not skip:
@@ -481,14 +521,37 @@ def segment(
 @images_option("images of the split")
 @click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
 @WORKERS
-def segment_split(config_file: Path, split: str, images: Path, masks: Path, workers: int) -> None:
-    """Segment a split: val with every method of the tables, train with the best one."""
+@click.option(
+    "--part", help="Make a slice alone, 3-of-8, beside the folder; for jobs side by side."
+)
+@click.option("--done", type=FILE, help="File to write when that slice is made.")
+def segment_split(
+    config_file: Path,
+    split: str,
+    images: Path,
+    masks: Path,
+    workers: int,
+    part: str | None,
+    done: Path | None,
+) -> None:
+    """Segment a split: val with every method of the tables, train with the best one.
+
+    Masks are made in a hidden folder beside --masks, so that those of a command that was killed
+    are there for the next.
+    """
+    from reco.files import write_text
     from reco.workflow.segment import segment_split
 
     experiment = _experiment(config_file)
     settings = experiment.config.train
     keep = settings.keep if settings and split == "train" else 1
-    segment_split(experiment, split, images, experiment.methods(split), masks, workers, keep)
+    methods = experiment.methods(split)
+    features = experiment.kept_features(split)
+    segment_split(
+        *(experiment, split, images, methods, masks, workers, keep), features=features, part=part
+    )
+    if done:
+        write_text(done, f"{part or 'all'}\n")
 
 
 @commands.command()
@@ -499,6 +562,7 @@ def segment_split(config_file: Path, split: str, images: Path, masks: Path, work
 @click.option("--model", type=FILE, required=True, help="JSON to write: what the weights are.")
 @click.option("--curve", type=FILE, required=True, help="CSV to write: loss by step.")
 @click.option("--val", type=FILE, help="CSV: images of the val split, for looks at it on the way.")
+@WORKERS
 def train(
     config_file: Path,
     images: Path,
@@ -507,11 +571,17 @@ def train(
     model: Path,
     curve: Path,
     val: Path | None,
+    workers: int,
 ) -> None:
-    """Train ReCo+ on pseudo-masks."""
+    """Train ReCo+ on pseudo-masks, from its last checkpoint if it was killed.
+
+    DeepLab has --workers processes that draw its crops.
+    """
     from reco.workflow.train import train_plus
 
-    train_plus(_experiment(config_file), images, masks, weights, model, curve, val)
+    experiment = _experiment(config_file)
+    features = experiment.kept_features("train")
+    train_plus(experiment, images, masks, weights, model, curve, val, features, workers)
 
 
 @commands.command("segment-plus")
@@ -522,12 +592,19 @@ def train(
 @click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
 @WORKERS
 def segment_plus(
-    config_file: Path, images: Path, weights: Path, model: Path, masks: Path, workers: int
+    config_file: Path,
+    images: Path,
+    weights: Path,
+    model: Path,
+    masks: Path,
+    workers: int,
 ) -> None:
     """Segment the val split with ReCo+."""
     from reco.workflow.train import segment_plus
 
-    segment_plus(_experiment(config_file), images, weights, model, masks, workers)
+    experiment = _experiment(config_file)
+    features = experiment.kept_features("val")
+    segment_plus(experiment, images, weights, model, masks, workers, features)
 
 
 # ---- specialist -------------------------------------------------------------------------------
@@ -565,7 +642,10 @@ def specialist(
     """
     from reco.concepts import slugify
     from reco.photos.segmenter import load
-    from reco.photos.specialist import check_out, check_word, make_specialist, pair_photographs
+    from reco.photos.specialists.lessons import check_word
+    from reco.photos.specialists.make import make_specialist
+    from reco.photos.specialists.scores import pair_photographs
+    from reco.photos.specialists.specialist import check_out
 
     check_word(word)
     if (photos is None) != (masks is None):
@@ -604,7 +684,8 @@ def specialist_segment(
 
     Masks have the photographs' sizes, 255 where the concept is. Nothing but MODEL is needed.
     """
-    from reco.photos.specialist import load_specialist, segment_photographs
+    from reco.photos.specialists.make import segment_photographs
+    from reco.photos.specialists.specialist import load_specialist
 
     loaded = load_specialist(model, device)
     count = segment_photographs(loaded, photos, out, crf=crf, threshold=threshold)
@@ -681,18 +762,28 @@ def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
     from reco.files import write_json
     from reco.workflow.rare import RARE, rare, summarize, table
 
-    found = rare(_experiment(config_file), images)
+    experiment = _experiment(config_file)
+    found = rare(experiment, images, experiment.kept_features("val"))
     write_table(scores, RARE, table(found))
     write_json(summary, summarize(found))
 
 
 @commands.command()
 @CONFIG
-@click.option("--run", type=FILE, required=True, help="JSON to write: versions, seed, device ...")
+@click.option("--run", type=FILE, required=True, help="JSON to write: versions, seed, devices ...")
 @click.option("--merged", type=FILE, required=True, help="YAML to write: every key of the config.")
+@click.option("--logs", type=FILE, help="Folder of the jobs' logs: tell where networks ran.")
+@click.option("--stages", default="", help="Rules with networks, such as 'embed text'.")
 @click.argument("files", type=FILE, nargs=-1)
-def record(config_file: Path, run: Path, merged: Path, files: tuple[Path, ...]) -> None:
-    """Write down what made the results: config, revision, versions, seed, device.
+def record(
+    config_file: Path,
+    run: Path,
+    merged: Path,
+    logs: Path | None,
+    stages: str,
+    files: tuple[Path, ...],
+) -> None:
+    """Write down what made the results: config, revision, versions, seed, devices.
 
     FILES are files and folders whose digests are recorded.
     """
@@ -704,7 +795,7 @@ def record(config_file: Path, run: Path, merged: Path, files: tuple[Path, ...]) 
     experiment = _experiment(config_file)
     values = experiment.config.model_dump(mode="json")
     write_text(merged, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    write_json(run, describe_run(experiment, files))
+    write_json(run, describe_run(experiment, files, logs, stages.split()))
 
 
 @commands.command()
@@ -988,7 +1079,7 @@ def figure_training(curve: Path, run: Path, files: tuple[Path, ...]) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
 def app(experiment: str, index: Path | None, config_file: Path | None, port: int) -> None:
     """Serve a page to play with, to this machine alone: a photo and words in, masks out."""
-    from reco.photos.page import serve
+    from reco.photos.page.serve import serve
 
     serve(experiment, index=index, config=config_file, port=port)
 

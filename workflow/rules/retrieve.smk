@@ -22,7 +22,7 @@ rule retrieve:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=10,
     params:
         size=SETTINGS.deepest_archive,

@@ -18,7 +18,7 @@ from reco.data.folder import IGNORE, find_images, pair_masks, read_mask
 from reco.data.imagenet import LAYOUT, imagenet_names, label_file
 from reco.data.images import read_size, read_values
 from reco.errors import RecoError
-from reco.files import read_text
+from reco.files import read_text, shipped
 
 LABELS = "config/labels"
 UNKNOWN = -2  # in `Dataset.ids`: a value that no mask may hold
@@ -57,7 +57,7 @@ class Dataset:
     @classmethod
     def load(cls) -> "Dataset":
         """Read names and ids from config/labels."""
-        file = f"{LABELS}/{cls.labels}.yaml"
+        file = shipped(f"{LABELS}/{cls.labels}.yaml")
         data = read_yaml(file)
         classes = tuple(data.pop("classes"))
         merge = data.pop("merge", None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from reco.config import read_yaml
 from reco.errors import RecoError
+from reco.files import shipped
 
 LAYOUT = "<split>/<WordNet id>/*.JPEG"
 
@@ -50,4 +51,4 @@ def class_names(image: str) -> tuple[str, ...]:
 @cache
 def label_file() -> dict[str, Any]:
     """config/labels/imagenet.yaml: which classes are `renamed`, which names are `dropped`."""
-    return read_yaml("config/labels/imagenet.yaml")
+    return read_yaml(shipped("config/labels/imagenet.yaml"))

@@ -35,6 +35,7 @@ from reco.method.background import BANK_BETWEEN, BETWEEN, RANGE, bounds, extent
 from reco.method.bank import Space
 from reco.method.doubt import BEST, doubt, vocabulary
 from reco.method.refine import largest, mean_field, shrink
+from reco.method.segment import WEIGHT, Knowledge, bank_maps, bank_scores, saliency
 from reco.models import keeping_loader
 from reco.photos.result import Segmentation
 from reco.workflow.bank import bank_archive, read_spaces
@@ -42,16 +43,9 @@ from reco.workflow.catalog import catalog_index
 from reco.workflow.cosegment import cosegment_archive, made_from, sources_mark
 from reco.workflow.embed import embed_archives, embed_features, embed_part, gather
 from reco.workflow.retrieve import read_archive, retrieve_archives
-from reco.workflow.segment import (
-    WEIGHT,
-    Knowledge,
-    bank_maps,
-    bank_scores,
-    load_encoder,
-    read_scale,
-    saliency,
-)
+from reco.workflow.segment import read_scale
 from reco.workflow.text import embed_concepts, embed_names
+from reco.workflow.views import load_encoder
 from reco.workflow.whiten import draw, is_of_index, whiten_index
 
 SAMPLE = 64  # images drawn from the index, to tell what a word is not
@@ -254,7 +248,7 @@ class Segmenter:
         """
         index, sources = Path(plan.embeddings), plan.sources
         if texts := [slug for slug in plan.concepts if not _is_whole(plan.text(slug))]:
-            embed_concepts(self._only(plan, texts), self._loader)
+            embed_concepts(plan, self._loader, texts)
         mark = index_mark(index)
         if archives := [slug for slug in sources if not _is_of_index(plan.archive(slug), mark)]:
             given = [Path(plan.text(slug)) for slug in archives]
@@ -305,7 +299,10 @@ class Segmenter:
                 bank_archive(Path(table), whitening, settings.scales, settings.size, bank)
 
     def _only(self, plan: Experiment, slugs: Sequence[str]) -> Experiment:
-        """A plan of some concepts; their texts, archives and features have the same names in it."""
+        """A plan of some sources; their texts, archives and features have the same names in it.
+
+        It has no context, and so no place for a concept that takes over the reference of one.
+        """
         some = [plan.concepts[slug] for slug in slugs]
         return Experiment(plan.config.model_copy(update={"concepts": some, "context": []}))
 
@@ -359,8 +356,9 @@ class Segmenter:
         least = low + (BANK_BETWEEN if plan.config.banked else BETWEEN) * (high - low)
         return Learned(
             concept,
-            # The file's name tells the settings, its content the index.
-            fingerprint([source, sha256(source), least]),
+            # The file's name tells the settings, its content what was learned. Whether a word is in
+            # doubt, and where another thing begins, the whole index tells.
+            fingerprint([source, sha256(source), least, index_mark(Path(plan.embeddings))]),
             {scale: values.to(self.device) for scale, values in references.items()},
             text.to(self.device),
             archive,
