@@ -24,7 +24,8 @@ from test_probe import CONFIG, learned  # noqa: F401 a fixture
 
 from reco import models
 from reco.config import Train, check_config
-from reco.data.folder import read_table, write_labels
+from reco.data.folder import write_labels
+from reco.data.tables import read_table
 from reco.experiment import Experiment
 from reco.files import read_json
 from reco.method.train import make_optimiser

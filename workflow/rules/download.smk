@@ -6,7 +6,7 @@ experiment the checked lists of its images (`images/{index,train,val}.csv`). On 
 fetches what `config/downloads.yaml` lists: `snakemake data/downloads/<name>.json`.
 """
 
-from reco.data.downloads import DOWNLOADS, read_downloads
+from reco.data.downloads.listing import DOWNLOADS, read_downloads
 
 try:
     FETCHABLE = [entry.name for entry in read_downloads(shipped(DOWNLOADS)).downloads]

@@ -10,7 +10,8 @@ import numpy as np
 
 from reco import models
 from reco.data.embeddings import Description, description_of
-from reco.data.folder import read_table, scan
+from reco.data.folder import scan
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_json, read_tensors

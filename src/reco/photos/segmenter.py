@@ -19,8 +19,9 @@ from reco.concepts import Concept, parse_concepts, slugify
 from reco.config import Config, FolderIndex
 from reco.config import load as read_config
 from reco.data.embeddings import index_mark
-from reco.data.folder import IGNORE, printable, read_table
+from reco.data.folder import printable
 from reco.data.store import Place, read_places
+from reco.data.tables import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
@@ -28,6 +29,7 @@ from reco.files import fingerprint, open_array, read_tensors, sha256
 from reco.method.background import BANK_BETWEEN, BETWEEN, RANGE, bounds, extent
 from reco.method.bank import Space
 from reco.method.doubt import BEST, doubt, vocabulary
+from reco.method.metrics import IGNORE
 from reco.method.refine import largest, mean_field, shrink
 from reco.method.segment import WEIGHT, Knowledge, bank_maps, bank_scores, saliency
 from reco.models import keeping_loader

@@ -37,7 +37,7 @@ def fetch(packages: Path, source: str, folder: Path) -> None:
 
     They are in Debian packages, which are checked by SHA-256.
     """
-    from reco.data.downloads import fetch
+    from reco.data.downloads.debian import fetch
 
     fetch(packages, folder, source=None if source == "apt" else source)
 
@@ -63,7 +63,8 @@ def download(names: tuple[str, ...], folder: Path, root: Path | None, listing: P
     NAMES are those of config/downloads.yaml; without any, they are listed. What its owners give
     only to those who sign up is not fetched: the command says where to sign and what is missing.
     """
-    from reco.data.downloads import fetch_download, read_downloads
+    from reco.data.downloads.listing import read_downloads
+    from reco.data.downloads.published import fetch_download
 
     if not names:
         known = read_downloads(listing)
@@ -110,9 +111,10 @@ def convert(kind: str, source: Path, out: Path) -> None:
 @WORKERS
 def compose(config_file: Path, packages: Path, photographs: Path, workers: int) -> None:
     """Compose the scenes of `stamps` from photographs."""
-    from reco.data.downloads import read_packages, unpack
-    from reco.data.folder import read_table
+    from reco.data.downloads.debian import unpack
+    from reco.data.downloads.listing import read_packages
     from reco.data.scenes import compose
+    from reco.data.tables import read_table
     from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES
     from reco.files import read_json, shipped, write_json
     from reco.workflow.plan import images_state

@@ -29,7 +29,7 @@ def evaluate(
     summary: Path,
 ) -> None:
     """Score all methods against the ground truth."""
-    from reco.data.folder import read_table, write_table
+    from reco.data.tables import read_table, write_table
     from reco.files import write_json
     from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarize
 
@@ -49,7 +49,7 @@ def evaluate(
 @click.option("--summary", type=FILE, required=True, help="JSON to write: means over concepts.")
 def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
     """Precision of archives, where labels are known."""
-    from reco.data.folder import write_table
+    from reco.data.tables import write_table
     from reco.files import write_json
     from reco.workflow.evaluate import RETRIEVAL, mean_precision, precision
 

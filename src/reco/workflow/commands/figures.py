@@ -88,7 +88,7 @@ def table_retrieval(
     """Precision of the archive of every concept, the worst last."""
     import pandas as pd
 
-    from reco.data.folder import read_table
+    from reco.data.tables import read_table
     from reco.workflow.tables import provenance, retrieval_remarks, retrieval_table, write_tables
 
     experiment = open_experiment(config_file)
@@ -163,7 +163,7 @@ def figure_predictions(
     files: tuple[Path, ...],
 ) -> None:
     """Predictions beside the ground truth, from the best image to the worst."""
-    from reco.data.folder import read_table
+    from reco.data.tables import read_table
     from reco.workflow.figures import (
         choose_predictions,
         prediction_methods,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--summary", type=FILE, required=True, help="JSON to write: at two thresholds.")
 def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
     """Score one concept against background."""
-    from reco.data.folder import write_table
+    from reco.data.tables import write_table
     from reco.files import write_json
     from reco.workflow.rare import RARE, rare, summarize, table
 
