@@ -50,11 +50,11 @@ test-slow: .venv/installed
 
 # make test-slurm: a run on a real Slurm of one node; needs root, installs it with apt-get
 test-slurm: .venv/installed
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 # make test-browser: the page of reco app in a headless Chromium; as root, apt-get installs it
 test-browser: .venv/installed
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser tests/test_app.py
 
 # make test-gpu:  what needs a GPU; no other test does
 test-gpu: .venv/installed
@@ -72,7 +72,7 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 
 # make types:     check the types
@@ -83,7 +83,7 @@ types: .venv/installed
 format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/snakefmt Snakefile workflow
+	$(BIN)/snakefmt workflow
 
 # make stages:    write the code that each stage depends on into dvc.yaml
 stages: .venv/installed
@@ -109,7 +109,7 @@ audit:
 #                 photographs of yours, nor what git has
 clean:
 	rm -rf data/store data/photographs
-	for made in data/*/config/images.json data/*/embeddings/state.json; do \
+	for made in data/*/config/images.json data/*/embeddings/index.json; do \
 	    name=$${made#data/}; name=$${name%%/*}; \
 	    test -f "$$made" || continue; \
 	    rm -rf "data/$$name"; \

@@ -14,7 +14,7 @@ PRINTED = """
 from reco.code import code_fingerprint
 from reco.experiment import Experiment
 from reco.config import Config
-experiment = Experiment(Config(concepts=["zebra"], recipe="seedbank"))
+experiment = Experiment(Config(concepts=["zebra"], recipe="seedbank"), "x")
 print(*(code_fingerprint(module) for module in {modules}))
 print(*(experiment.store(what, "packaged", "v", 320) for what in ("dense", "text-dense")))
 print(experiment.text("zebra"), experiment.bank("zebra"), experiment.reference("zebra"))

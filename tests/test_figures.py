@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from reco.cli import commands
 from reco.config import Config
+from reco.data.embeddings import description_of
 from reco.data.folder import write_labels, write_table
 from reco.experiment import Experiment, Method
 from reco.files import write_json
@@ -281,13 +282,15 @@ def experiment(request, tmp_path, monkeypatch):
         "index": index,
         "benchmark": {"kind": "folder", "root": "bench"},
         "concepts": ["cat", "fire truck", "a & b_%"],
+        "recipe": "paper",
         "context": ["sky"],
         "archive_size": 3,
         "archive_sizes": [2],
         "sizes": {"archive": 32, "benchmark": 32},
     }
     Path("mini.yaml").write_text(yaml.safe_dump(values))
-    made = Experiment(Config.model_validate(values))
+    made = Experiment(Config.model_validate(values), images="x")
+    write_json(description_of(made.embeddings), made.index)
     generator = np.random.default_rng(0)
 
     def picture(path, size):

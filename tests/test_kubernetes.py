@@ -41,7 +41,7 @@ def kubectl_version() -> int:
 pytestmark = pytest.mark.skipif(kubectl_version() < 27, reason="needs kubectl 1.27 or newer")
 
 
-GPU_RULES = {"embed", "text", "features", "segment_split"}
+GPU_RULES = {"embed", "embed_split", "text", "features", "segment_split"}
 # Training only takes time here: to the cluster it is one more job on a GPU.
 CHANGES = {"train": None}
 # All but the figures.
@@ -430,8 +430,9 @@ def test_commands_tell_snakemake_what_became_of_a_job(tmp_path, cluster):
 
 
 @pytest.mark.slow
-def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, project):
-    local = Project(tmp_path / "local", data=tmp_path)
+def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, project, converted):
+    project.take(converted)
+    local = Project(tmp_path / "local", data=tmp_path).take(converted)
 
     def fall_silent(_: Job) -> None:
         cluster.down_until = time.monotonic() + 4

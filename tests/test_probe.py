@@ -192,7 +192,7 @@ def learned(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "load", lambda spec, **options: colours)
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path / "mine", index=16)
-    experiment = Experiment(check_config(CONFIG))
+    experiment = Experiment(check_config(CONFIG), images="x")
     loader = models.keeping_loader()
     images = Path(experiment.data, "images")
     catalog_index(experiment.index_root, images / "index.csv", 1)
@@ -203,9 +203,14 @@ def learned(monkeypatch, tmp_path):
     model = experiment.config.models.retrieval
     embed_part(experiment, images / "index.csv", model, 96, "1-of-1", part, loader)
     embeddings = Path(experiment.embeddings)
-    gather([part], embeddings, Path(experiment.usable), Path("skipped.csv"))
+    gather([part], embeddings, Path(experiment.usable), Path("skipped.csv"), experiment.index)
     embed_concepts(experiment, loader)
-    retrieve_archives(experiment, embeddings, Path(experiment.usable))
+    sources = experiment.sources
+    texts, archives = (
+        [Path(name(slug)) for slug in sources] for name in (experiment.text, experiment.archive)
+    )
+    size = experiment.config.deepest_archive
+    retrieve_archives(embeddings, Path(experiment.usable), texts, size, archives)
     whiten_index(experiment, embeddings, loader)
     embed_archives(experiment, loader)
     bank = experiment.config.bank
@@ -264,7 +269,7 @@ def test_the_index_is_drawn_by_the_seed_and_can_be_left_out(learned):
     assert not any("dense" in row for row in first[128])
     alone = Experiment(check_config({**CONFIG, "train": {"index": 0}}))
     assert list(probe.read_lessons(probe.embed_lessons(alone, loader), "cpu")) == []
-    _, _, count = probe.train_probe(alone, Path(alone.data, "images/train.csv"), loader)
+    _, _, count = probe.train_probe(alone, Path(alone.data, "images/train.csv"), load=loader)
     assert count == 6
     views = list(probe.read_lessons(first, "cpu"))
     assert len(views) == 10
@@ -274,7 +279,7 @@ def test_the_index_is_drawn_by_the_seed_and_can_be_left_out(learned):
 def test_a_word_that_is_no_target_is_never_found(learned):
     some = Experiment(check_config({**CONFIG, "concepts": ["orange", "lemon"]}))
     trained, _, _ = probe.train_probe(
-        some, Path(some.data, "images/train.csv"), models.keeping_loader()
+        some, Path(some.data, "images/train.csv"), load=models.keeping_loader()
     )
     maps = trained.predict(
         {side: torch.randn(1, trained.weight.shape[1], 3, 3) for side in trained.scales}, (9, 9)

@@ -1,6 +1,6 @@
 """Retrieval against the obvious full sort."""
 
-import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import reco.method.retrieve
-from reco.config import check_config
 from reco.data.folder import read_table, write_table
 from reco.errors import RecoError
-from reco.experiment import Experiment
-from reco.files import write_digest
+from reco.files import write_digest, write_json
 from reco.method.retrieve import retrieve
 from reco.workflow.retrieve import retrieve_archives
 
@@ -75,50 +73,46 @@ def test_bad_input_is_named():
             retrieve([embeddings], np.eye(2, 4), 1)
 
 
+DESCRIBED = {"model": "packaged", "size": 256, "state": "x"}
+
+
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """An experiment with an index of three images and two concepts; its embeddings and images."""
+    """Three images and two concepts: embeddings, images, texts, and what to write."""
     monkeypatch.chdir(tmp_path)
-    settings = {"concepts": ["cat", "dog"], "context": [], "benchmark": None}
-    settings |= {"index": {"kind": "folder", "root": "photos"}, "archive_size": 2}
-    experiment = Experiment(check_config({**settings, "archive_sizes": []}))
     np.save("index.npy", np.eye(3, dtype=np.float16))
     write_digest("index.npy")
+    write_json("index.json", DESCRIBED)
     write_table("index.csv", ["path", "key"], [("a b.jpg", "x"), ("c,d.jpg", "y"), ("e", "z")])
     for slug, text in (("cat", [0.1, 0.9, 0.3]), ("dog", [0.5, 0.2, 0.4])):
-        path = tmp_path / experiment.text(slug)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"retrieval": np.array(text, "f4")}, path)
-    return experiment, tmp_path / "index.npy", tmp_path / "index.csv"
+        tensors = {"retrieval": np.array(text, "f4")}
+        save_file(tensors, f"{slug}.safetensors", {"retrieval": "packaged"})
+    texts, archives = ([Path(f"{s}.{e}") for s in ("cat", "dog")] for e in ("safetensors", "csv"))
+    return Path("index.npy"), Path("index.csv"), texts, archives
 
 
-def test_archives_of_all_concepts(index):
-    experiment, *_ = index
-    retrieve_archives(*index)
-    archives = {slug: read_table(experiment.archive(slug)) for slug in ("cat", "dog")}
-    found = {
-        slug: [(row["rank"], row["path"], row["key"], row["similarity"]) for row in rows]
-        for slug, rows in archives.items()
-    }
-    assert found == {
-        "cat": [("1", "c,d.jpg", "y", "0.900000"), ("2", "e", "z", "0.300000")],
-        "dog": [("1", "a b.jpg", "x", "0.500000"), ("2", "e", "z", "0.400000")],
-    }
+def test_archives_of_concepts(index):
+    embeddings, images, texts, archives = index
+    retrieve_archives(embeddings, images, texts, 2, archives)
+    found = [
+        [(row["rank"], row["path"], row["key"], row["similarity"]) for row in read_table(archive)]
+        for archive in archives
+    ]
+    assert found == [
+        [("1", "c,d.jpg", "y", "0.900000"), ("2", "e", "z", "0.300000")],
+        [("1", "a b.jpg", "x", "0.500000"), ("2", "e", "z", "0.400000")],
+    ]
 
 
 def test_too_small_an_index_is_named(index):
-    experiment, *files = index
-    values = json.loads(experiment.config.model_dump_json())
-    larger = Experiment(check_config({**values, "archive_size": 4}))
-    for slug in ("cat", "dog"):
-        (files[0].parent / experiment.text(slug)).rename(files[0].parent / larger.text(slug))
+    embeddings, images, texts, archives = index
     with pytest.raises(RecoError, match="3 usable images, fewer than the archive size 4"):
-        retrieve_archives(larger, *files)
+        retrieve_archives(embeddings, images, texts, 4, archives)
 
 
-@pytest.mark.parametrize("fault", ["flipped", "shorter", "nan", "no digest"])
+@pytest.mark.parametrize("fault", ["flipped", "shorter", "nan", "no digest", "no description"])
 def test_damaged_embeddings_are_refused(index, fault):
-    experiment, embeddings, images = index
+    embeddings, images, texts, archives = index
     if fault == "flipped":
         with open(embeddings, "r+b") as file:
             file.seek(-1, 2)
@@ -128,11 +122,36 @@ def test_damaged_embeddings_are_refused(index, fault):
     elif fault == "nan":
         np.save(embeddings, np.full((3, 3), np.nan, np.float16))
         write_digest(embeddings)
-    else:
+    elif fault == "no digest":
         embeddings.with_name("index.npy.sha256").unlink()
-    with pytest.raises(RecoError, match=r"index\.npy.*make.* again"):
-        retrieve_archives(experiment, embeddings, images)
-    assert not list(embeddings.parent.rglob("archives/*.csv"))
+    else:
+        Path("index.json").write_text("{}")
+    with pytest.raises(RecoError, match=r"index\.(npy|json).*make.* again"):
+        retrieve_archives(embeddings, images, texts, 2, archives)
+    assert not any(archive.exists() for archive in archives)
+
+
+def test_embeddings_are_read_twice_only_where_they_are_newer_than_their_description(
+    index, monkeypatch
+):
+    embeddings, images, texts, archives = index
+    checked = []
+    monkeypatch.setattr("reco.workflow.retrieve.check_digest", checked.append)
+    os.utime(embeddings, (1, 1))
+    retrieve_archives(embeddings, images, texts, 2, archives)
+    assert not checked
+    os.utime(embeddings)
+    os.utime("index.json", (1, 1))
+    retrieve_archives(embeddings, images, texts, 2, archives)
+    assert checked == [embeddings]
+
+
+def test_embeddings_and_texts_of_two_models_are_refused(index):
+    """ViT-L/14 and ViT-L/14@336 give as many numbers."""
+    embeddings, images, texts, archives = index
+    write_json("index.json", {**DESCRIBED, "model": "open_clip:ViT-L-14-336/openai"})
+    with pytest.raises(RecoError, match=r"embedded by open_clip:ViT-L-14-336/openai, and cat\.saf"):
+        retrieve_archives(embeddings, images, texts, 2, archives)
 
 
 def test_an_archive_does_not_depend_on_the_other_concepts(tmp_path, monkeypatch):
@@ -142,19 +161,17 @@ def test_an_archive_does_not_depend_on_the_other_concepts(tmp_path, monkeypatch)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     np.save("index.npy", embeddings.astype(np.float16))
     write_digest(Path("index.npy"))
+    write_json("index.json", DESCRIBED)
     write_table("index.csv", ["path", "key"], [(f"{i}.jpg", f"k{i}") for i in range(500)])
-    names = [f"word {i}" for i in range(40)]
 
-    def archives(names: list[str]) -> dict[str, str]:
-        config = {"experiment": "one", "benchmark": None, "concepts": names, "context": []}
-        plan = Experiment(check_config({**config, "archive_size": 20, "archive_sizes": []}))
-        for slug in plan.sources:
-            text = np.random.default_rng(len(slug) * 1000 + int(slug[5:])).standard_normal(64)
-            Path(plan.text(slug)).parent.mkdir(parents=True, exist_ok=True)
+    def archives(count: int) -> list[str]:
+        texts = [Path(f"{i}.safetensors") for i in range(count)]
+        for i, path in enumerate(texts):
+            text = np.random.default_rng(i).standard_normal(64)
             unit = (text / np.linalg.norm(text)).astype(np.float32)
-            save_file({"retrieval": unit}, plan.text(slug))
-        retrieve_archives(plan, Path("index.npy"), Path("index.csv"))
-        return {slug: Path(plan.archive(slug)).read_text() for slug in plan.sources}
+            save_file({"retrieval": unit}, path, {"retrieval": "packaged"})
+        made = [Path(f"{i} of {count}.csv") for i in range(count)]
+        retrieve_archives(Path("index.npy"), Path("index.csv"), texts, 20, made)
+        return [path.read_text() for path in made]
 
-    alone, together = archives(names[:2]), archives(names)
-    assert alone == {slug: together[slug] for slug in alone}
+    assert archives(40)[:2] == archives(2)

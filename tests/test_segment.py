@@ -105,7 +105,7 @@ def test_the_crf_gets_the_picture_as_read_and_a_softmax_of_the_saliency(parts):
             got.append((image, probabilities))
 
     methods = [Method("reco", False, False, True, 20)]
-    list(segment([("a.png", picture)], lambda _: features, knowledge, methods, Recorder()))
+    list(segment([("a.png", picture, {9: features})], knowledge, methods, Recorder()))
     [(image, probabilities)] = got
     assert image is picture
     maps = saliency(features[0], tensors["references"], features[1], tensors["texts"], (9, 11))[0]
@@ -258,9 +258,10 @@ if __name__ == "__main__":
             saliency(encoder, references, dense, knowledge.texts, (320, 320)).argmax(1)
         else:
             features = zip(encoder.split(1), dense.split(1))
-            images = ((f"{i}.png", picture) for i, picture in enumerate(pictures))
+            named = enumerate(pictures)
+            images = ((f"{i}.png", picture, {320: next(features)}) for i, picture in named)
             with mask_writer(Path(sys.argv[2]), np.arange(171), CRF(iterations=1), 2) as writer:
-                list(segment(images, lambda _: next(features), knowledge, methods, writer))
+                list(segment(images, knowledge, methods, writer))
     # Two processes refine; the noise of these pictures is what costs a CRF the most.
     print(used(resource.RUSAGE_SELF) - start + 2 * (used(resource.RUSAGE_CHILDREN) - process))
 """

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
+from torchvision import datasets
 
 import reco
 import reco.photos.folder
@@ -36,6 +37,7 @@ CONFIG = {
     "experiment": "colours",
     "device": "cpu",
     "benchmark": None,
+    "recipe": "paper",
     "context": ["ground"],
     "sizes": {"retrieval": 96, "archive": 96, "benchmark": 96},
     "archive_size": 3,
@@ -187,6 +189,50 @@ def test_masks_of_another_index_are_not_kept(model, photos, tmp_path):
     for number in range(3):
         Image.new("RGB", (96, 96), SHAPES["orange"]).save(index / f"new {number}.png")
     assert segment() >= 4, "another index, other masks"
+
+
+def test_masks_say_which_index_they_are_of(model, photos, tmp_path, monkeypatch):
+    """Also where the archives, the references and the thresholds are the same by chance."""
+    monkeypatch.setattr("reco.segmenter.bounds", lambda own, other: (0.1, 0.3))
+    make_folder(tmp_path / "mine", index=8)
+    index, folder = tmp_path / "mine/photos", photos / "bench/images/val"
+
+    def segment():
+        segmenter = load(index=index, config=check_config(CONFIG))
+        (learned,) = segmenter.learn("orange")
+        segmenter.segment(folder / "0.jpg", "orange")  # computes what is drawn from the index
+        before = model.images
+        segment_photos(segmenter, find_photos([folder]), "orange", tmp_path / "out")
+        return [image.path for image in learned.archive], model.images - before
+
+    first = segment()
+    assert first[1] == 4 and segment() == (first[0], 0)
+    Image.new("RGB", (96, 96), (120, 120, 120)).save(index / "grey.png")
+    assert segment() == first, "another index, other masks, though nothing of it is in the archive"
+
+
+RECIPES = ({}, {"recipe": "seedbank", "bank": {"size": 3, "scales": [96, 128]}})
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["paper", "seedbank"])
+def test_a_concept_that_takes_over_a_reference_is_learned_as_any_other(model, photos, recipe):
+    concepts = [{"name": "soil", "reference": "ground"}, "orange"]
+    config = check_config({**CONFIG, **recipe, "concepts": concepts})
+
+    def learn():
+        return load(index=photos / "photos", config=config).learn("soil, ground, orange")
+
+    soil, ground, orange = learn()
+    for side, reference in soil.references.items():
+        np.testing.assert_array_equal(reference, ground.references[side])
+        assert not np.array_equal(reference, orange.references[side])
+    (text,) = Path("data").glob("*/text/soil.*")
+    whole = text.read_bytes()
+    text.unlink()
+    times = {path: path.stat().st_mtime_ns for path in Path("data").rglob("*.*") if path.is_file()}
+    assert [item.mark for item in learn()] == [soil.mark, ground.mark, orange.mark]
+    assert text.read_bytes() == whole
+    assert [path for path, time in times.items() if path.stat().st_mtime_ns != time] == []
 
 
 def test_copies_in_an_index_count_once(model, tmp_path):
@@ -418,13 +464,33 @@ def test_masks_overlays_and_run_lengths_agree(segmenter, photos, tmp_path):
         file = tmp_path / f"out/coco/{number}.json"
         loaded = COCO(str(file))
         seen = np.full(mask.shape, 255, np.uint8)
+        assert loaded.getAnnIds() == loaded.getAnnIds(iscrowd=False)
         for entry in loaded.loadAnns(loaded.getAnnIds()):
+            assert np.array_equal(loaded.annToMask(entry), mask == entry["category_id"] - 1)
             run = {**entry["segmentation"], "counts": entry["segmentation"]["counts"].encode()}
             seen[coco.decode(run) == 1] = entry["category_id"] - 1
             assert entry["area"] == coco.decode(run).sum()
         assert np.array_equal(seen, mask)
         with Image.open(tmp_path / f"out/overlays/{number}.jpg") as overlay:
             assert overlay.width == mask.shape[1] and overlay.height > mask.shape[0]
+
+
+def test_a_loader_of_training_data_takes_the_run_lengths(segmenter, photos, tmp_path):
+    """As torchvision wraps COCO's format: masks and boxes of all that is no crowd."""
+    folder = photos / "bench/images/val"
+    segment_photos(segmenter, find_photos([folder]), list(SHAPES), tmp_path, background=True)
+    for number in range(4):
+        mask = np.array(Image.open(tmp_path / f"masks/{number}.png"))
+        loaded = datasets.CocoDetection(str(folder), str(tmp_path / f"coco/{number}.json"))
+        assert all(entry["iscrowd"] == 0 for entry in loaded[0][1])  # what detectors ask
+        keys = ("masks", "labels", "boxes")
+        ((_, target),) = datasets.wrap_dataset_for_transforms_v2(loaded, target_keys=keys)
+        assert len(target["labels"]) == len(np.unique(mask[mask < 255])) > 0
+        for found, label, box in zip(*(target[key].numpy() for key in keys), strict=True):
+            assert np.array_equal(found, mask == label - 1)
+            rows, columns = np.nonzero(found)
+            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert box.tolist() == corners
 
 
 def test_a_second_run_does_only_what_is_new(segmenter, model, photos, tmp_path):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slurm
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge"]
 PROGRAMS = ["/usr/sbin/munged", "/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/bin/sbatch"]
-GPU_RULES = {"embed", "text", "features", "segment_split"}
+GPU_RULES = {"embed", "embed_split", "text", "features", "segment_split"}
 # Training only takes time here: to the queue it is one more job on a GPU.
 CHANGES = {"train": None}
 # All stages; of tables and figures, enough for a group.
@@ -211,10 +211,12 @@ def submissions(text: str) -> list[str]:
     return re.findall(r"has been submitted with SLURM jobid (\d+)", text)
 
 
-def test_runs_on_slurm_through_preemption_and_a_cancelled_job(tmp_path, cluster, project):
+def test_runs_on_slurm_through_preemption_and_a_cancelled_job(
+    tmp_path, cluster, project, converted
+):
     on_slurm = ["--workflow-profile", "profiles/slurm", "--set-scatter", "embed=2", *OVERRIDES]
     on_slurm += ["--slurm-partition-config", str(cluster.partitions)]
-    local = Project(tmp_path / "local", data=tmp_path)
+    local = Project(tmp_path / "local", data=tmp_path).take(converted)
     with ThreadPoolExecutor() as pool:
         running = pool.submit(local.run, *TARGETS, **CHANGES)
         slurm = pool.submit(project.run, *TARGETS, *on_slurm, **CHANGES)

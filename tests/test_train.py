@@ -23,6 +23,7 @@ from reco.workflow.train import (
     crop_scaled,
     learning_rate,
     predict,
+    read_pair,
     train,
     validate,
 )
@@ -82,7 +83,32 @@ def test_schedule():
 def test_masks_follow_the_maps_size():
     maps, masks = torch.zeros(1, 2, 4, 4), torch.arange(16).reshape(1, 4, 4)
     doubled = masks.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    assert torch.equal(at_equal_size(maps, doubled)[1], masks)
+    assert torch.equal(at_equal_size(maps, doubled, full=False)[1], masks)
+
+
+def test_the_loss_of_the_paper_is_at_full_size(images):
+    maps, masks = torch.rand(1, 2, 4, 6), torch.zeros(1, 16, 24, dtype=torch.int64)
+    enlarged, same = at_equal_size(maps, masks, full=True)
+    assert enlarged.shape == (1, 2, 16, 24) and same is masks
+    # bilinear, with the corners of pixels aligned and not their centres
+    first, second = maps[0, 0, 0, :2]
+    assert enlarged[0, 0, 0, 0] == first
+    assert enlarged[0, 0, 0, 2] == pytest.approx(float(first * 0.875 + second * 0.125))
+    losses = {}
+    for full in (False, True):
+        settings = Train(**TINY, iterations=1, full_size_loss=full)
+        torch.manual_seed(0)
+        model = build(settings.encoder, None, 2)
+        losses[full] = next(train(model, images, settings, seed=0, device="cpu", workers=0))[1]
+    assert losses[False] == pytest.approx(losses[True], abs=0.1)
+    assert losses[False] != pytest.approx(losses[True], abs=1e-6)
+
+
+def test_labels_are_learned_as_their_lessons_say(images):
+    plain, merged = (read_pair(*images[0], lessons=ids)[1] for ids in (None, np.array([7, 7])))
+    assert set(plain.unique().tolist()) == {0, 1} and set(merged.unique().tolist()) == {7}
+    write_labels(images[0][1], np.full((40, 60), IGNORE))
+    assert (read_pair(*images[0], lessons=np.array([7, 7]))[1] == IGNORE).all()
 
 
 @pytest.mark.parametrize("backbone_lr", [0.0, 0.1])
@@ -162,3 +188,13 @@ def test_wrong_backbones_are_named(tmp_path):
         build("packaged", tmp_path / "w.safetensors", 3)
     with pytest.raises(RecoError, match=r"train\.encoder 'resnet9'"):
         build("resnet9", None, 3)
+
+
+@pytest.mark.parametrize("encoder", ["packaged", "resnet18"])
+def test_weights_that_are_not_there_are_looked_for_nowhere_else(encoder, monkeypatch):
+    monkeypatch.setattr("reco.workflow.train.smp.DeepLabV3Plus", None)
+    with pytest.raises(
+        RecoError, match=r"^train\.encoder_weights: a/w\.pth: no such file: "
+    ) as error:
+        build(encoder, "a/w.pth", 3)
+    assert ("reco weights --weights a/w.pth" in str(error.value)) == (encoder == "packaged")

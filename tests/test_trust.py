@@ -88,7 +88,7 @@ def test_the_scan_finds(text):
 
 
 # Placeholders whose text a user writes; Snakemake's :q quotes it for the shell.
-USERS = {"params.model", "params.source", "params.photos", "params.out"}
+USERS = {"params.model", "params.source", "params.photos", "params.out", "params.work"}
 # Placeholders that hold only names and numbers of ours: paths, slugs, fingerprints, counts.
 OURS = {
     *("log", "threads", "input", "output"),
@@ -99,6 +99,7 @@ OURS = {
     *(
         "params.scales",
         "params.size",
+        "params.state",
         "params.variants",
         "params.temperature",
         "params.merge",

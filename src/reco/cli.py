@@ -204,16 +204,17 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
     from reco.data.folder import read_table
     from reco.data.scenes import compose
     from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, images_state
-    from reco.files import read_json, write_json
+    from reco.files import read_json, shipped, write_json
 
     experiment = _experiment(config_file)
-    config, rows = experiment.config, read_table(CUTOUTS) + read_table(BACKGROUNDS)
-    for package in read_packages(PACKAGES):
+    cutouts, backgrounds = shipped(CUTOUTS), shipped(BACKGROUNDS)
+    config, rows = experiment.config, read_table(cutouts) + read_table(backgrounds)
+    for package in read_packages(shipped(PACKAGES)):
         wanted = [row["path"] for row in rows if row["package"] == package.name]
         unpack(packages / package.file, photographs / package.name, wanted)
     sizes = config.stamps.model_dump(include={"size", "index", "train", "val"})
     scenes = Path(experiment.scenes)
-    compose(CUTOUTS, BACKGROUNDS, photographs, scenes, seed=config.seed, workers=workers, **sizes)
+    compose(cutouts, backgrounds, photographs, scenes, seed=config.seed, workers=workers, **sizes)
     record = read_json(scenes / "composed.json")
     write_json(scenes / "composed.json", {**record, "state": images_state(experiment)})
 
@@ -274,11 +275,36 @@ def embed(config_file: Path, images: Path, model: str, size: int, part: str, tab
 @click.option("--embeddings", type=FILE, required=True, help=".npy to write: (n, d), unit rows.")
 @click.option("--usable", type=FILE, required=True, help="CSV to write: the image of every row.")
 @click.option("--skipped", type=FILE, required=True, help="CSV to write: unreadable files, why.")
-def gather(parts: tuple[Path, ...], embeddings: Path, usable: Path, skipped: Path) -> None:
+@click.option("--model", required=True, help="The model of the parts.")
+@click.option("--size", type=int, required=True, help="Side of its input in pixels.")
+@click.option("--state", required=True, help="State of the images, noted beside the embeddings.")
+def gather(
+    parts: tuple[Path, ...],
+    embeddings: Path,
+    usable: Path,
+    skipped: Path,
+    model: str,
+    size: int,
+    state: str,
+) -> None:
     """Gather the embeddings of all PARTS, tables of `reco embed` in order, into one matrix."""
+    from reco.data.embeddings import Description
     from reco.workflow.embed import gather
 
-    gather(parts, embeddings, usable, skipped)
+    described = Description(model=model, size=size, state=state)
+    gather(parts, embeddings, usable, skipped, described)
+
+
+@commands.command("embed-split")
+@CONFIG
+@SPLIT
+@images_option("images of the split")
+@click.option("--table", type=FILE, required=True, help="CSV to write: where features are.")
+def embed_split(config_file: Path, split: str, images: Path, table: Path) -> None:
+    """Compute dense features of a split's images; only those that the store lacks."""
+    from reco.workflow.views import embed_split
+
+    embed_split(_experiment(config_file), split, images, table)
 
 
 @commands.command()
@@ -294,14 +320,25 @@ def text(config_file: Path) -> None:
 
 
 @commands.command()
-@CONFIG
 @click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
 @images_option("the image of every row of the embeddings")
-def retrieve(config_file: Path, embeddings: Path, images: Path) -> None:
-    """Rank the index for all concepts and keep the best images of each: its archive."""
+@click.option(
+    "--text", type=FILE, required=True, help="Text embeddings of a concept.", multiple=True
+)
+@click.option("--size", type=click.IntRange(1), required=True, help="Images of an archive.")
+@click.option("--archive", type=FILE, required=True, help="CSV to write.", multiple=True)
+def retrieve(
+    embeddings: Path, images: Path, text: tuple[Path, ...], size: int, archive: tuple[Path, ...]
+) -> None:
+    """Rank the index for a concept and keep its best images: its archive.
+
+    For several concepts in one pass, give --text and --archive as often, in the same order.
+    """
     from reco.workflow.retrieve import retrieve_archives
 
-    retrieve_archives(_experiment(config_file), embeddings, images)
+    if len(text) != len(archive):
+        raise RecoError(f"--text is given {len(text)} times, --archive {len(archive)} times")
+    retrieve_archives(embeddings, images, text, size, archive)
 
 
 @commands.command()
@@ -409,6 +446,9 @@ def cosegment(
 @click.option(
     "--out", type=FILE, help="Folder to write.  [default: results/EXPERIMENT/photos/NAME]"
 )
+@click.option(
+    "--work", type=FILE, help="Folder that keeps what is done, where others may empty --out."
+)
 def segment(
     photos: tuple[Path, ...],
     concepts: str | None,
@@ -421,6 +461,7 @@ def segment(
     doubtful: bool,
     skip: bool,
     out: Path | None,
+    work: Path | None,
 ) -> None:
     """Find concepts in photographs: a file, several, or folders of them.
 
@@ -432,7 +473,15 @@ def segment(
     reco segment holiday/ --concepts "zebra, fire truck" --background
     """
     from reco.config import lists, read_concepts
-    from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos, summarize
+    from reco.photos.folder import (
+        choose_out,
+        find_photos,
+        link_results,
+        prepare_out,
+        prepare_work,
+        segment_photos,
+        summarize,
+    )
     from reco.photos.segmenter import load
 
     found = find_photos(photos)
@@ -449,9 +498,13 @@ def segment(
     if not out:
         out = choose_out(settings.experiment, photos)
         prepare_out(out, photos)
+    if work:
+        prepare_work(work, photos)
     failed = segment_photos(
-        segmenter, found, words, out, background=background, crf=crf, doubtful=doubtful
+        segmenter, found, words, work or out, background=background, crf=crf, doubtful=doubtful
     )
+    if work:
+        link_results(found, failed, work, out)
     click.echo(summarize(out))
     click.echo(f"\nmasks, overlays, overview.png: {out}")
     if failed and not skip:
@@ -466,14 +519,37 @@ def segment(
 @images_option("images of the split")
 @click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
 @WORKERS
-def segment_split(config_file: Path, split: str, images: Path, masks: Path, workers: int) -> None:
-    """Segment a split: val with every method of the tables, train with the best one."""
+@click.option(
+    "--part", help="Make a slice alone, 3-of-8, beside the folder; for jobs side by side."
+)
+@click.option("--done", type=FILE, help="File to write when that slice is made.")
+def segment_split(
+    config_file: Path,
+    split: str,
+    images: Path,
+    masks: Path,
+    workers: int,
+    part: str | None,
+    done: Path | None,
+) -> None:
+    """Segment a split: val with every method of the tables, train with the best one.
+
+    Masks are made in a hidden folder beside --masks, so that those of a command that was killed
+    are there for the next.
+    """
+    from reco.files import write_text
     from reco.workflow.segment import segment_split
 
     experiment = _experiment(config_file)
     settings = experiment.config.train
     keep = settings.keep if settings and split == "train" else 1
-    segment_split(experiment, split, images, experiment.methods(split), masks, workers, keep)
+    methods = experiment.methods(split)
+    features = experiment.kept_features(split)
+    segment_split(
+        *(experiment, split, images, methods, masks, workers, keep), features=features, part=part
+    )
+    if done:
+        write_text(done, f"{part or 'all'}\n")
 
 
 @commands.command()
@@ -495,10 +571,15 @@ def train(
     val: Path | None,
     workers: int,
 ) -> None:
-    """Train ReCo+ on pseudo-masks; DeepLab has --workers processes that draw its crops."""
+    """Train ReCo+ on pseudo-masks, from its last checkpoint if it was killed.
+
+    DeepLab has --workers processes that draw its crops.
+    """
     from reco.workflow.train import train_plus
 
-    train_plus(_experiment(config_file), images, masks, weights, model, curve, val, workers)
+    experiment = _experiment(config_file)
+    features = experiment.kept_features("train")
+    train_plus(experiment, images, masks, weights, model, curve, val, features, workers)
 
 
 @commands.command("segment-plus")
@@ -509,12 +590,19 @@ def train(
 @click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
 @WORKERS
 def segment_plus(
-    config_file: Path, images: Path, weights: Path, model: Path, masks: Path, workers: int
+    config_file: Path,
+    images: Path,
+    weights: Path,
+    model: Path,
+    masks: Path,
+    workers: int,
 ) -> None:
     """Segment the val split with ReCo+."""
     from reco.workflow.train import segment_plus
 
-    segment_plus(_experiment(config_file), images, weights, model, masks, workers)
+    experiment = _experiment(config_file)
+    features = experiment.kept_features("val")
+    segment_plus(experiment, images, weights, model, masks, workers, features)
 
 
 # ---- specialist -------------------------------------------------------------------------------
@@ -552,7 +640,10 @@ def specialist(
     """
     from reco.concepts import slugify
     from reco.photos.segmenter import load
-    from reco.photos.specialist import check_out, check_word, make_specialist, pair_photographs
+    from reco.photos.specialists.lessons import check_word
+    from reco.photos.specialists.make import make_specialist
+    from reco.photos.specialists.scores import pair_photographs
+    from reco.photos.specialists.specialist import check_out
 
     check_word(word)
     if (photos is None) != (masks is None):
@@ -591,7 +682,8 @@ def specialist_segment(
 
     Masks have the photographs' sizes, 255 where the concept is. Nothing but MODEL is needed.
     """
-    from reco.photos.specialist import load_specialist, segment_photographs
+    from reco.photos.specialists.make import segment_photographs
+    from reco.photos.specialists.specialist import load_specialist
 
     loaded = load_specialist(model, device)
     count = segment_photographs(loaded, photos, out, crf=crf, threshold=threshold)
@@ -668,7 +760,8 @@ def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
     from reco.files import write_json
     from reco.workflow.rare import RARE, rare, summarize, table
 
-    found = rare(_experiment(config_file), images)
+    experiment = _experiment(config_file)
+    found = rare(experiment, images, experiment.kept_features("val"))
     write_table(scores, RARE, table(found))
     write_json(summary, summarize(found))
 
@@ -984,7 +1077,7 @@ def figure_training(curve: Path, run: Path, files: tuple[Path, ...]) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
 def app(experiment: str, index: Path | None, config_file: Path | None, port: int) -> None:
     """Serve a page to play with, to this machine alone: a photo and words in, masks out."""
-    from reco.photos.page import serve
+    from reco.photos.page.serve import serve
 
     serve(experiment, index=index, config=config_file, port=port)
 

@@ -8,17 +8,10 @@ after them. Only the recipe `seedbank` has them: docs/recipe.md.
 
 rule bank:
     input:
-        # Another index changes every archive; the job that writes archives also runs without one.
-        embeddings=rules.gather.output.embeddings,
         whitening=EXPERIMENT.whitening,
-        # These come from jobs that rewrite those of all concepts.
-        archive=lambda wildcards: settled(
-            EXPERIMENT.archive(wildcards.slug), rules.gather.output.embeddings
-        ),
-        features=lambda wildcards: settled(
-            EXPERIMENT.bank_features(wildcards.slug),
-            EXPERIMENT.archive(wildcards.slug),
-        ),
+        archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
+        # The job that makes them rewrites those of all concepts.
+        features=lambda wildcards: ancient(EXPERIMENT.bank_features(wildcards.slug)),
     output:
         bank=f"{DATA}/banks/{{slug}}.{{mark}}.safetensors",
     log:

@@ -1,12 +1,13 @@
 """Shared by all stages: the checked config, the plan of the experiment, the environment of jobs.
 
-Reads the merged config. Before the first job starts, a copy for the jobs is written to
-`data/<experiment>/config/`, under a name made from its content, so that runs with different settings
-never see each other's. To plan (`snakemake -n`) writes nothing.
+Reads the config, whose defaults are those of `reco.config`. Before the first job starts, the whole of
+it is written for the jobs to `data/<experiment>/config/`, under a name made from its content, so that
+runs with different settings never see each other's. To plan (`snakemake -n`) writes nothing.
 """
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from reco.code import sources
@@ -15,14 +16,12 @@ from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
 from reco.data.downloads import read_packages
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
-from reco.files import read_json, write_json
-from reco.workflow.plan import check_plan, state_of_images
+from reco.files import read_json, shipped, write_json
+from reco.workflow.plan import check_plan, point_jobs_at, state_of_images
 from reco.workflow.resources import memory_mb
 
 try:
     SETTINGS = check_config(config)
-    if SETTINGS.photos:  # they are segmented, and nothing is scored or trained
-        SETTINGS = SETTINGS.model_copy(update={"benchmark": None, "train": None})
     EXPERIMENT = Experiment(SETTINGS)
     CONCEPTS = list(EXPERIMENT.concepts)
     TARGETS = [concept.slug for concept in EXPERIMENT.targets]
@@ -36,6 +35,9 @@ try:
         STATE = state_of_images(EXPERIMENT)
     else:
         STATE = read_json(NOTED)
+    EXPERIMENT = replace(EXPERIMENT, images=STATE["index"])
+    MERGED = Path(EXPERIMENT.data, "config", f"{config_fingerprint(SETTINGS)}.json")
+    point_jobs_at(MERGED)
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
@@ -43,18 +45,26 @@ except RecoError as error:
 RARE = EXPERIMENT.reader.kind == "firenet"
 SCORED = bool(SETTINGS.benchmark) and not RARE
 DATA, RESULTS = EXPERIMENT.data, EXPERIMENT.results
-MERGED = Path(DATA, "config", f"{config_fingerprint(SETTINGS)}.json")
 
 
-onstart:  # in the process that plans, where there is a job to run and it is no dry run
+def hand_to_jobs():
+    """Write what jobs read instead of looking for themselves."""
     write_json(NOTED, STATE)
     if not MERGED.exists():
         write_json(MERGED, SETTINGS.model_dump(mode="json"))
 
 
-# Jobs find the config and the programs of this Python's environment, activated or not.
+onstart:  # in the process that plans, where there is a job to run and it is no dry run
+    hand_to_jobs()
+
+
+# Of a module, Snakemake does not run `onstart`.
+if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
+    hand_to_jobs()
+
+
+# Jobs find the programs of this Python's environment, activated or not.
 os.environ.update(
-    RECO_CONFIG=MERGED.as_posix(),
     PATH=os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     ),
@@ -80,11 +90,15 @@ def code(module):
 
 
 def weights(*roles):
-    """Converted weights of the packaged models, where a role uses them."""
-    specs = {getattr(SETTINGS.models, role) for role in roles}
+    """Converted weights of the packaged models, where a role uses them.
+
+    Roles are those of `models`, and `student`: the backbone that DeepLab starts from.
+    """
+    student = SETTINGS.train.encoder if SETTINGS.student == "deeplab" else None
+    specs = {**SETTINGS.models.model_dump(), "student": student}
     return (
         ["data/models/packaged/tf_efficientnet_lite2.safetensors"]
-        if "packaged" in specs
+        if "packaged" in [specs[role] for role in roles]
         else []
     )
 
@@ -97,19 +111,6 @@ SIDE = round(1.5**0.5 * (SETTINGS.sizes.benchmark or 577))
 def memory(labels, side=SIDE):
     """Memory (MB) of a job with as many processes as threads: see `memory_mb`."""
     return lambda wildcards, threads, attempt: memory_mb(threads, labels, side, attempt)
-
-
-def settled(path, source):
-    """A concept's file, made from `source` by a job that rewrites those of all concepts.
-
-    Only a new name means new content, so its time is no reason to run anything. But where `source`
-    is newer, as after a run that was killed in between, its content will change.
-    """
-    made = [Path(name) for name in (path, source)]
-    if not all(file.exists() for file in made):
-        return ancient(path)
-    made_at, changed_at = (file.stat().st_mtime for file in made)
-    return path if changed_at > made_at else ancient(path)
 
 
 def verbatim(value):

@@ -8,15 +8,9 @@ concept, in every variant of the components table. `snakemake references` stops 
 
 rule cosegment:
     input:
-        # Another index changes every archive; the job that writes archives also runs without one.
-        embeddings=rules.gather.output.embeddings,
-        # These three come from jobs that rewrite those of all concepts.
-        archive=lambda wildcards: settled(
-            EXPERIMENT.archive(wildcards.slug), rules.gather.output.embeddings
-        ),
-        features=lambda wildcards: settled(
-            EXPERIMENT.features(wildcards.slug), EXPERIMENT.archive(wildcards.slug)
-        ),
+        archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
+        # These two come from jobs that rewrite those of all concepts.
+        features=lambda wildcards: ancient(EXPERIMENT.features(wildcards.slug)),
         text=lambda wildcards: ancient(EXPERIMENT.text(wildcards.slug)),
         contexts=lambda wildcards: [
             EXPERIMENT.reference(slug)

@@ -4,6 +4,10 @@ Reads the list of index images; computes what the store lacks, in as many parts 
 `--set-scatter embed=64` says, a job each; gathers them into `embeddings/index.npy` with its list of
 usable images and `skipped.csv`, the files that could not be read. Makes `text/*` for every concept
 in one job. However many the parts, the results are the same.
+
+`embed_split` does the same for the pictures of the benchmark's splits, at every size that they are
+looked at, and knows no concept; it makes `split_features/*.csv`, where they are. Not where they are
+not kept (`keep_features`).
 """
 
 
@@ -52,6 +56,7 @@ rule gather:
     output:
         embeddings=f"{DATA}/embeddings/index.npy",
         digest=f"{DATA}/embeddings/index.npy.sha256",
+        described=f"{DATA}/embeddings/index.json",
         images=f"{DATA}/embeddings/index.csv",
         skipped=report(
             f"{DATA}/embeddings/skipped.csv",
@@ -71,14 +76,17 @@ rule gather:
     params:
         # What the parts depend on besides these inputs.
         model=verbatim(SETTINGS.models.retrieval),
-        state=verbatim(EXPERIMENT.model("retrieval")),
         size=SETTINGS.sizes.retrieval,
+        state=EXPERIMENT.index["state"],
     shell:
         """
         reco --log {log} gather {input.parts} \
             --embeddings {output.embeddings} \
             --usable {output.images} \
-            --skipped {output.skipped}
+            --skipped {output.skipped} \
+            --model {params.model:q} \
+            --size {params.size} \
+            --state {params.state}
         """
 
 
@@ -101,4 +109,40 @@ rule text:
     shell:
         """
         reco --log {log} text
+        """
+
+
+def split_features(split):
+    """The table of the features of a split, where they are kept."""
+    return EXPERIMENT.split_features(split) if EXPERIMENT.keeps_features else []
+
+
+rule embed_split:
+    input:
+        images=f"{DATA}/images/{{split}}.csv",
+        weights=weights("dense", "encoder"),
+        code=code("workflow.views"),
+    output:
+        table=EXPERIMENT.split_features("{split}"),
+    log:
+        f"{DATA}/logs/embed_split/{{split}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/embed_split/{{split}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=1,
+    params:
+        models=verbatim([EXPERIMENT.model("dense"), EXPERIMENT.model("encoder")]),
+        pixels=[SETTINGS.geometry, SETTINGS.models.statistics],
+        sides=lambda wildcards: EXPERIMENT.sides(wildcards.split),
+    shell:
+        """
+        reco --log {log} embed-split \
+            --split {wildcards.split} \
+            --images {input.images} \
+            --table {output.table}
         """

@@ -92,6 +92,8 @@ rule precision:
     params:
         # Removing a concept changes no file, only this list.
         archives=RANKED,
+        # Fewer sizes change no archive either.
+        sizes=SETTINGS.all_archive_sizes,
         # A person's own file: {x} may be in its name, which Snakemake allows in no input.
         labels=STATE.get("labels"),
     shell:
@@ -106,7 +108,7 @@ rule record:
     input:
         # Their digests are recorded.
         packages=DEBS if EXPERIMENT.composed else [],
-        weights=weights("retrieval", "dense", "encoder"),
+        weights=weights("retrieval", "dense", "encoder", "student"),
         index=rules.catalog.output,
         embeddings=rules.gather.output.embeddings,
         archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],

@@ -9,6 +9,9 @@ FEATURES = []
 if SETTINGS.referenced:
     FEATURES += [EXPERIMENT.features(slug) for slug in EXPERIMENT.sources]
 FEATURES += [EXPERIMENT.bank_features(slug) for slug in EXPERIMENT.banked]
+# With a concept less, the inputs of `features` are others: it is planned, and Snakemake does not
+# look at the reasons of what lies behind it. So stages that gather concepts take one of its files.
+GATHERED = FEATURES[:1]
 
 
 rule whiten:

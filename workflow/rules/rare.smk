@@ -8,7 +8,9 @@ Reads the list of val, the concept's reference and text; makes `rare.csv` (metho
 rule rare:
     input:
         images=f"{DATA}/images/val.csv",
+        views=split_features("val"),
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
+        features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
         weights=weights("dense", "encoder"),
         code=code("workflow.rare"),

@@ -1,35 +1,39 @@
 """Retrieve: the archive of a concept is the k index images closest to its text. No network.
 
-Reads the embeddings of the index and the text embeddings of all concepts; makes `archives/*.csv`
-(rank, path, key, similarity) in one pass over the index, which takes as long for one concept as for
-many. `snakemake archives` makes just these.
+Reads the embeddings of the index and a concept's text embedding; makes `archives/*.csv` (rank,
+path, key, similarity), one job per concept. `snakemake archives` stops after them.
 """
 
 
 rule retrieve:
     input:
         embeddings=rules.gather.output.embeddings,
-        digest=rules.gather.output.digest,
+        described=rules.gather.output.described,
         images=rules.gather.output.images,
         # The job that embeds texts rewrites all of them; only a new name means a new text.
-        texts=ancient([EXPERIMENT.text(slug) for slug in EXPERIMENT.sources]),
+        text=lambda wildcards: ancient(EXPERIMENT.text(wildcards.slug)),
     output:
-        archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],
+        archive=f"{DATA}/archives/{{slug}}.{{mark}}.csv",
     log:
-        f"{DATA}/logs/retrieve.log",
+        f"{DATA}/logs/retrieve/{{slug}}.{{mark}}.log",
     benchmark:
-        f"{DATA}/benchmarks/retrieve.tsv"
+        f"{DATA}/benchmarks/retrieve/{{slug}}.{{mark}}.tsv"
     conda:
         "../../environment.yml"
-    threads: 8
+    threads: 1
     resources:
         mem_mb=2000,
-        runtime=60,
+        runtime=10,
+    params:
+        size=SETTINGS.deepest_archive,
     shell:
         """
         reco --log {log} retrieve \
             --embeddings {input.embeddings} \
-            --images {input.images}
+            --images {input.images} \
+            --text {input.text} \
+            --size {params.size} \
+            --archive {output.archive}
         """
 
 

@@ -6,7 +6,6 @@ learning curve) and `masks/plus`, its predictions on the val split.
 """
 
 PROBE = SETTINGS.student == "probe"
-BACKBONE = SETTINGS.train.encoder if SETTINGS.train else None
 LOOKS = SETTINGS.train and SETTINGS.train.validate_every and not PROBE
 TEACHER = EXPERIMENT.learned_by([EXPERIMENT.best]) if PROBE else []
 # ReCo+ is trained where there is something to score, unless `train` is null.
@@ -18,10 +17,12 @@ rule train:
     input:
         images=f"{DATA}/images/train.csv",
         masks=[] if PROBE else f"{DATA}/masks/train",
+        views=split_features("train") if PROBE else [],
         teacher=TEACHER,
+        features=GATHERED if PROBE else [],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
         val=f"{DATA}/images/val.csv" if LOOKS else [],
-        weights=weights("dense", "encoder") if PROBE or BACKBONE == "packaged" else [],
+        weights=weights("dense", "encoder") if PROBE else weights("student"),
         code=code("workflow.train"),
         taught=code("workflow.probe") if PROBE else [],
     output:
@@ -45,6 +46,8 @@ rule train:
         how=EXPERIMENT.inference_settings([EXPERIMENT.best]) if PROBE else None,
         val=f"--val {DATA}/images/val.csv" if LOOKS else "",
         settings=SETTINGS.model_dump(mode="json")["train"],
+        # A checkpoint of a person's own, which is no input: a name of a library's stands there, too.
+        backbone=EXPERIMENT.backbone,
         geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
         seed=SETTINGS.seed,
     shell:
@@ -63,6 +66,8 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
+        views=split_features("val") if PROBE else [],
+        networks=weights("encoder") if PROBE else [],
         code=code("workflow.train"),
     output:
         masks=directory(f"{DATA}/masks/plus"),

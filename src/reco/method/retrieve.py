@@ -7,7 +7,6 @@ for one concept more.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 
 ROWS = 2048  # images in a product: 6 MiB of float32 at 768 numbers each, which a cache can hold
 SCORES = 1 << 21  # scores that are looked through at a time
@@ -72,26 +71,27 @@ def _scores(shards: Sequence[np.ndarray], texts: np.ndarray) -> Iterator[tuple[i
     The array is overwritten by the next one.
     """
     m, d = texts.shape
-    queries = torch.zeros(d, -(-m // LANES) * LANES)
-    queries[:, :m] = torch.as_tensor(texts, dtype=torch.float32).T
-    rows = torch.zeros(ROWS, d)
+    queries = np.zeros((d, -(-m // LANES) * LANES), np.float32)
+    queries[:, :m] = texts.T
+    rows = np.zeros((ROWS, d), np.float32)
     products = max(1, SCORES // (ROWS * queries.shape[1]))
-    out = torch.empty(products * ROWS, queries.shape[1])
+    out = np.empty((products * ROWS, queries.shape[1]), np.float32)
     first = start = filled = 0
     for shard in shards:
         for begin in range(0, len(shard), ROWS):
             part = shard[begin : begin + ROWS]
-            rows[: len(part)] = torch.from_numpy(part)
+            rows[: len(part)] = part
             product = out[filled : filled + ROWS]
-            torch.mm(rows, queries, out=product)
-            if not torch.isfinite(product[: len(part), 0]).all():
+            with np.errstate(invalid="ignore"):  # what is not finite is refused below
+                np.matmul(rows, queries, out=product)
+            if not np.isfinite(product[: len(part), 0]).all():
                 last = start + len(part) - 1
                 raise ValueError(f"an embedding of rows {start} to {last} is nan or infinite")
             filled += len(part)
             start += len(part)
             # The first pass looks at few, for the sake of a bound on the others.
             if filled + ROWS > len(out) or first == 0:
-                yield first, out[:filled, :m].numpy()
+                yield first, out[:filled, :m]
                 first, filled = start, 0
     if filled:
-        yield first, out[:filled, :m].numpy()
+        yield first, out[:filled, :m]

@@ -7,7 +7,7 @@ made again, and the other way round.
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from reco import models
 from reco.concepts import Concept, parse_concepts, slugify
 from reco.config import Config, FolderIndex
 from reco.config import load as read_config
+from reco.data.embeddings import Description, description_of, index_mark
 from reco.data.folder import IGNORE, printable, read_table, scan
 from reco.data.geometry import Geometry
 from reco.data.images import read_image, to_rgb
@@ -28,7 +29,7 @@ from reco.data.store import Place, read_places
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import fingerprint, open_array, read_json, read_tensors, sha256, write_json
+from reco.files import fingerprint, open_array, read_json, read_tensors, sha256
 from reco.method.background import BANK_BETWEEN, BETWEEN, RANGE, bounds, extent
 from reco.method.bank import Space
 from reco.method.doubt import BEST, doubt, vocabulary
@@ -39,17 +40,17 @@ from reco.workflow.bank import bank_archive, read_spaces
 from reco.workflow.catalog import catalog_index
 from reco.workflow.cosegment import cosegment_archive, made_from, sources_mark
 from reco.workflow.embed import embed_archives, embed_features, embed_part, gather
-from reco.workflow.retrieve import index_mark, read_archive, retrieve_archives
+from reco.workflow.retrieve import read_archive, retrieve_archives
 from reco.workflow.segment import (
     WEIGHT,
     Knowledge,
     bank_maps,
     bank_scores,
-    load_encoder,
     read_scale,
     saliency,
 )
 from reco.workflow.text import embed_concepts, embed_names
+from reco.workflow.views import load_encoder
 from reco.workflow.whiten import draw, is_of_index, whiten_index
 
 SAMPLE = 64  # images drawn from the index, to tell what a word is not
@@ -163,14 +164,9 @@ def load(
 def embed_index(experiment: Experiment, loader: models.Loader) -> None:
     """List and embed the index, unless its files are as they were."""
     config, root = experiment.config, experiment.index_root
-    state, noted = scan(root, times=True), Path(experiment.data, "embeddings/state.json")
-    made = [Path(experiment.embeddings), Path(experiment.usable)]
-    wanted = {
-        "files": state.digest,
-        "model": experiment.model("retrieval"),
-        "size": config.sizes.retrieval,
-    }
-    if _is_noted(noted, wanted) and all(path.exists() for path in made):
+    state = scan(root, times=True)
+    made, described = Path(experiment.embeddings), replace(experiment, images=state.digest).index
+    if made.exists() and _is_noted(description_of(made), described):
         return
     if not state.count:
         raise RecoError(f"{root}: holds no photographs to learn from")
@@ -179,11 +175,11 @@ def embed_index(experiment: Experiment, loader: models.Loader) -> None:
     embed_part(
         experiment, images, config.models.retrieval, config.sizes.retrieval, "1-of-1", part, loader
     )
-    gather([part], made[0], made[1], Path(experiment.data, "embeddings/skipped.csv"))
-    write_json(noted, wanted)
+    skipped = Path(experiment.data, "embeddings/skipped.csv")
+    gather([part], made, Path(experiment.usable), skipped, described)
 
 
-def _is_noted(path: Path, wanted: dict[str, object]) -> bool:
+def _is_noted(path: Path, wanted: Description) -> bool:
     try:
         return read_json(path) == wanted
     except RecoError:  # missing, or torn
@@ -257,10 +253,12 @@ class Segmenter:
         """
         index, sources = Path(plan.embeddings), plan.sources
         if texts := [slug for slug in plan.concepts if not _is_whole(plan.text(slug))]:
-            embed_concepts(self._only(plan, texts), self._loader)
+            embed_concepts(plan, self._loader, texts)
         mark = index_mark(index)
         if archives := [slug for slug in sources if not _is_of_index(plan.archive(slug), mark)]:
-            retrieve_archives(self._only(plan, archives), index, Path(plan.usable))
+            given = [Path(plan.text(slug)) for slug in archives]
+            made = [Path(plan.archive(slug)) for slug in archives]
+            retrieve_archives(index, Path(plan.usable), given, plan.config.deepest_archive, made)
         if plan.config.banked:
             self._make_banks(plan, mark)
         else:
@@ -306,7 +304,10 @@ class Segmenter:
                 bank_archive(Path(table), whitening, settings.scales, settings.size, bank)
 
     def _only(self, plan: Experiment, slugs: Sequence[str]) -> Experiment:
-        """A plan of some concepts; their texts, archives and features have the same names in it."""
+        """A plan of some sources; their texts, archives and features have the same names in it.
+
+        It has no context, and so no place for a concept that takes over the reference of one.
+        """
         some = [plan.concepts[slug] for slug in slugs]
         return Experiment(plan.config.model_copy(update={"concepts": some, "context": []}))
 
@@ -360,8 +361,9 @@ class Segmenter:
         least = low + (BANK_BETWEEN if plan.config.banked else BETWEEN) * (high - low)
         return Learned(
             concept,
-            # The file's name tells the settings, its content the index.
-            fingerprint([source, sha256(source), least]),
+            # The file's name tells the settings, its content what was learned. Whether a word is in
+            # doubt, and where another thing begins, the whole index tells.
+            fingerprint([source, sha256(source), least, index_mark(Path(plan.embeddings))]),
             {scale: values.to(self.device) for scale, values in references.items()},
             text.to(self.device),
             archive,

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from reco.data.folder import read_table
 from reco.data.store import Place, read_places
 from reco.errors import RecoError
-from reco.files import MAKE_AGAIN, atomic, fingerprint, read_tensors, sha256
+from reco.files import MAKE_AGAIN, atomic, fingerprint, read_metadata, read_tensors, sha256
 from reco.method.cosegment import Merge, Variant
 from reco.method.references import reference_variants
 
@@ -67,9 +66,8 @@ def sources_mark(features: Path, text: Path, contexts: Sequence[Path]) -> str:
 def made_from(reference: Path) -> str:
     """The `sources_mark` that a reference was made with; "" where there is none to be read."""
     try:
-        with safe_open(reference, "np") as file:
-            return (file.metadata() or {}).get("made_from", "")
-    except (OSError, SafetensorError):  # missing or damaged
+        return read_metadata(reference).get("made_from", "")
+    except RecoError:  # missing or damaged
         return ""
 
 

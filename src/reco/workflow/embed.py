@@ -5,12 +5,14 @@ Both compute only what their stores lack, with each model loaded once.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reco.data.batches import ahead, batches
+from reco.data.embeddings import Description, description_of
 from reco.data.folder import read_table, write_table
 from reco.data.geometry import Geometry, archive_geometry
 from reco.data.images import read_image
@@ -18,11 +20,12 @@ from reco.data.store import Place, Store, read_places
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import write_array, write_digest
+from reco.files import write_array, write_digest, write_json
 from reco.models import Backend, Loader, Output, load
 from reco.progress import LOG, track
 from reco.workflow.retrieve import read_archive
 
+Row = TypeVar("Row")
 BATCH = 16
 BLOCK = 4096  # embeddings that are held at a time on their way into one matrix
 SHARD = 256  # images in a file of the store: what a killed run computes again at most
@@ -46,9 +49,7 @@ def embed_part(
         table: CSV to write (path, key, shard, row, reason): where an image's embedding is, or why
             there is none.
     """
-    number, parts = (int(text) for text in part.split("-of-"))
-    rows = [(row["path"], row["key"]) for row in read_table(images)]
-    rows = rows[len(rows) * (number - 1) // parts : len(rows) * number // parts]
+    rows = slice_of([(row["path"], row["key"]) for row in read_table(images)], part)
     items = [(key, experiment.index_root / path) for path, key in rows if key]
     device, models = resolve_device(experiment.config.device), experiment.config.models
     model = load(spec, device=device, precision=models.precision)
@@ -67,7 +68,19 @@ def embed_part(
     )
 
 
-def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path) -> None:
+def slice_of(rows: Sequence[Row], part: str) -> Sequence[Row]:
+    """The rows of one part: of `3-of-64`, the third of 64 slices of equal length."""
+    number, parts = (int(text) for text in part.split("-of-"))
+    return rows[len(rows) * (number - 1) // parts : len(rows) * number // parts]
+
+
+def gather(
+    parts: Sequence[Path],
+    embeddings: Path,
+    usable: Path,
+    skipped: Path,
+    described: Description,
+) -> None:
     """Gather the embeddings of all parts of the index into one matrix, in index order.
 
     Of files with the same content the first counts: an archive of copies would tell nothing.
@@ -78,6 +91,7 @@ def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path)
             SHA-256 is written beside it.
         usable: CSV to write (path, key), row i for row i of the embeddings.
         skipped: CSV to write (path, reason): files that are no readable images, and copies.
+        described: what the parts were made of; written last, beside the embeddings.
 
     Raises:
         RecoError: no image is usable, or a shard is damaged.
@@ -96,11 +110,12 @@ def gather(parts: Sequence[Path], embeddings: Path, usable: Path, skipped: Path)
         LOG.warning("%d of %d index images skipped, listed in %s", len(lost), len(rows), skipped)
     places = [Place(row["shard"], int(row["row"])) for row in kept]
     length = read_places(places[:1]).shape[1]
-    blocks = (read_places(chunk) for chunk in _chunks(places, BLOCK))
+    blocks = (read_places(chunk) for chunk in chunks(places, BLOCK))
     write_array(embeddings, (len(places), length), np.dtype("<f2"), blocks)
     write_digest(embeddings)
     write_table(usable, ["path", "key"], [(row["path"], row["key"]) for row in kept])
     write_table(skipped, ["path", "reason"], lost)
+    write_json(description_of(embeddings), described)
 
 
 def embed_archives(experiment: Experiment, load: Loader = load) -> None:
@@ -243,7 +258,7 @@ def compute_missing(
         what,
         total=len(todo),
     )
-    for shard in _chunks(encoded, SHARD):
+    for shard in chunks(encoded, SHARD):
         for kind, store in stores.items():
             new = [(key, maps[kind]) for key, maps in shard if key not in known[kind]]
             if new:
@@ -296,7 +311,8 @@ def encode(
             yield key, {kind: array[i] for kind, array in arrays.items()}
 
 
-def _chunks(items: Iterable, size: int) -> Iterator[list]:
+def chunks(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items, in order; the last may be shorter."""
     chunk = []
     for item in items:
         chunk.append(item)

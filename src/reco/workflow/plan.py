@@ -3,6 +3,7 @@
 Snakemake asks here each time it is called, so nothing waits for a deep-learning framework.
 """
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from reco.data.folder import file_state
 from reco.errors import RecoError
 from reco.experiment import Experiment, scan_images
 from reco.files import read_json
-from reco.models import LOCAL, SPECS, checkpoint_of, unknown_name
+from reco.models import LOCAL, SPECS, checkpoint_of, is_checkpoint, unknown_name
 
 
 def check_plan(config: Config) -> None:
@@ -34,7 +35,7 @@ def check_plan(config: Config) -> None:
     for role in ("retrieval", "dense", "encoder"):
         check_model(f"models.{role}", getattr(config.models, role))
     weights = config.train.encoder_weights if config.train else None
-    if weights and _names_file(weights) and not Path(weights).is_file():
+    if weights and is_checkpoint(weights) and not Path(weights).is_file():
         raise RecoError(f"train.encoder_weights: {weights}: no such file")
 
 
@@ -68,7 +69,7 @@ def check_model(key: str, spec: str) -> None:
         if not slash:
             raise RecoError(f"{key}: {spec}: add the weights: {spec}/<tag or checkpoint file>")
     # a name without dot or slash may be a tag, which only open_clip knows
-    if weights and (kind == "timm" or _names_file(str(weights))) and not weights.is_file():
+    if weights and (kind == "timm" or is_checkpoint(str(weights))) and not weights.is_file():
         raise RecoError(f"{key}: {spec}: no such checkpoint file: {weights}")
 
 
@@ -114,14 +115,24 @@ def state_of_images(experiment: Experiment) -> dict[str, str]:
     return state
 
 
+def point_jobs_at(config: Path) -> None:
+    """Let the commands that this process starts read `config`, by the variable RECO_CONFIG.
+
+    Raises:
+        RecoError: they read another one already, as where two modules of a workflow are ours.
+    """
+    process, _, planned = os.environ.get("RECO_PLANNED", "").partition(":")
+    if process == str(os.getpid()) and planned != config.as_posix():
+        raise RecoError(
+            "two experiments in one workflow: run each by itself, or give all modules one config"
+        )
+    os.environ["RECO_PLANNED"] = f"{os.getpid()}:{config.as_posix()}"
+    os.environ["RECO_CONFIG"] = config.as_posix()
+
+
 def _check_folder(key: str, folder: Path) -> None:
     if not folder.is_dir():
         raise RecoError(f"{key}: {folder}: no such folder")
-
-
-def _names_file(text: str) -> bool:
-    """Whether text can only be a path: no name of weights in a library has a dot or a slash."""
-    return "/" in text or "." in text
 
 
 def _clip_models() -> list[str]:

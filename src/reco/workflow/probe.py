@@ -6,7 +6,7 @@ so it can learn from the index as well, whose masks cost nothing. docs/recipe.md
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import open_array
 from reco.method.bank import Space
-from reco.models import Loader, keeping_loader, load
+from reco.models import Loader, load
 from reco.progress import track
 from reco.workflow.embed import embed_features
 from reco.workflow.segment import (
@@ -32,13 +32,11 @@ from reco.workflow.segment import (
     Views,
     bank_scores,
     enlarge,
-    load_encoder,
-    load_networks,
-    look,
+    pairs,
     read_knowledge,
-    read_pictures,
     read_scale,
 )
+from reco.workflow.views import see
 from reco.workflow.whiten import draw
 
 ALIKE, AGREEMENT, SOFTNESS, PASSES = 0.1, 10.0, 0.2, 5  # see `agree`
@@ -211,12 +209,13 @@ def say(layer: nn.Linear, features: Tensor) -> Tensor:
 
 
 def train_probe(
-    experiment: Experiment, images: Path, load: Loader = load
+    experiment: Experiment, images: Path, features: Path | None = None, load: Loader = load
 ) -> tuple[Probe, list[tuple[int, float, float]], int]:
     """Teach a probe with the scores of `seedbank` on the train split and on the index.
 
     Args:
         images: CSV of `reco catalog-split` for the train split.
+        features: CSV of `reco embed-split` for it; None = no features were kept.
 
     Returns:
         the probe, its curve (step from 1, loss, learning rate), and the number of images.
@@ -228,26 +227,27 @@ def train_probe(
     assert config.train
     device = resolve_device(config.device)
     knowledge = read_knowledge(experiment, device, [experiment.best])
-    encode, sides = load_encoder(experiment, device, load), list(knowledge.scales)
-    places = embed_lessons(experiment, load)
-    pictures = read_pictures(experiment.split("train"), images)
-    lessons = chain(
-        (look(picture, encode, sides) for _, picture in pictures), read_lessons(places, device)
+    places, rows, sides = (
+        embed_lessons(experiment, load),
+        read_table(images),
+        list(knowledge.scales),
     )
-    total = len(read_table(images)) + len(places[sides[0]])
+    seen = pairs(see(experiment, "train", rows, sides, features, load=load))
+    lessons = chain((views for _, _, views in seen), read_lessons(places, device))
+    total = len(rows) + len(places[sides[0]])
     with torch.no_grad():
         taught = [
             pseudo_labels(views, knowledge, config.train.keep)
             for views in track(lessons, "pseudo-labels", total=total)
         ]
-    features, labels = (torch.cat(found) for found in zip(*taught, strict=True))
+    positions, labels = (torch.cat(found) for found in zip(*taught, strict=True))
     curve: list[tuple[int, float, float]] = []
-    layer = nn.Linear(features.shape[1], len(experiment.targets), device=features.device)
+    layer = nn.Linear(positions.shape[1], len(experiment.targets), device=positions.device)
     for again in range(ROUNDS):
-        steps = fit(layer, features, labels, config.seed + again)
+        steps = fit(layer, positions, labels, config.seed + again)
         for loss, rate in track(steps, "train ReCo+", total=STEPS, unit="step"):
             curve.append((len(curve) + 1, loss, rate))
-        labels = say(layer, features)
+        labels = say(layer, positions)
     if not math.isfinite(curve[-1][1]):
         raise RecoError(f"training: the loss is {curve[-1][1]}: check the encoder's features")
     return _of_labels(experiment, knowledge, layer), curve, total
@@ -286,18 +286,3 @@ def unpack_probe(state: Mapping[str, Tensor], device: str) -> Probe:
         for side in sides
     }
     return Probe(scales, state["weight"].to(device), state["bias"].to(device))
-
-
-def load_probe(
-    experiment: Experiment, state: Mapping[str, Tensor], device: str
-) -> Callable[[np.ndarray], Tensor]:
-    """A function of an (H, W, 3) uint8 RGB picture: log-probabilities (labels, H, W)."""
-    probe = unpack_probe(state, device)
-    encode = load_networks(experiment, device, {"encoder"}, keeping_loader())
-
-    def predict(picture: np.ndarray) -> Tensor:
-        with torch.inference_mode():
-            views = look(picture, lambda scaled: encode(scaled)["encoder"], probe.scales)
-            return probe.predict(views, picture.shape[:2])
-
-    return predict

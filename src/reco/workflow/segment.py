@@ -1,44 +1,39 @@
 """Segment: the concept of every pixel, from reference embeddings and dense saliency (section 3.3).
 
-Networks run in batches in this process; each image's CRFs run in worker processes meanwhile.
+Maps are made in this process; each image's CRFs run in worker processes meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit
 
 from reco.config import CRF
-from reco.data.batches import ahead
 from reco.data.folder import IGNORE, read_table, write_labels
-from reco.data.geometry import Geometry
-from reco.data.split import Split
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment, Method
 from reco.files import read_tensors
 from reco.method.bank import Space
 from reco.method.refine import refine, shrink, use_one_thread
-from reco.models import Loader, Output, load
-from reco.progress import track
+from reco.progress import LOG, track
+from reco.work import is_whole, publish, working_folder
 from reco.workflow.bank import read_spaces
-from reco.workflow.embed import roles_by_model
+from reco.workflow.embed import slice_of
+from reco.workflow.views import see
 
 NEAREST = 3  # prototypes that a position is compared with
 WEIGHT = 1.5  # of their cosine beside the text's
 COSINES = 1 << 24  # that are held at a time: 64 MiB
-Encoded = TypeVar("Encoded")
 
 
 def saliency(
@@ -355,8 +350,7 @@ def mask_writer(
 
 
 def segment(
-    images: Iterable[tuple[str, np.ndarray]],
-    encode: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+    images: Iterable[tuple[str, np.ndarray, Views]],
     knowledge: Knowledge,
     methods: Sequence[Method],
     writer: MaskWriter,
@@ -365,18 +359,18 @@ def segment(
     """Segment images with every method; yields the name of each mask that is done or queued.
 
     Args:
-        images: name of the mask and (H, W, 3) uint8 RGB picture, in the size of the result.
-        encode: picture -> encoder features (1, c, h, w) and dense features (1, d, h', w').
+        images: name of the mask, (H, W, 3) uint8 RGB picture in the size of the result, and its
+            views: at its own size for the paper's methods, at the scales of the bank for others.
         methods: by the paper's recipe, and steps of the other one.
         keep: share of each image's pixels, the most salient ones, that get a label in masks after
             a CRF; the others are ignored.
     """
     paper = [method for method in methods if method.recipe == "paper"]
     banked = [method for method in methods if method.recipe != "paper"]
-    sides = list(knowledge.scales) if banked else []
-    for name, picture in images:
+    for name, picture, views in images:
         with torch.inference_mode():
-            for method, maps in _predict_picture(picture, encode, knowledge, paper, banked, sides):
+            size = (picture.shape[0], picture.shape[1])
+            for method, maps in _predict_picture(views, knowledge, paper, banked, size):
                 if method.crf:
                     ignored = least_salient(maps, 1 - keep) if keep < 1 else None
                     writer.write_refined(method, name, picture, maps.softmax(0), ignored)
@@ -386,34 +380,17 @@ def segment(
 
 
 def _predict_picture(
-    picture: np.ndarray,
-    encode: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+    views: Views,
     knowledge: Knowledge,
     paper: Sequence[Method],
     banked: Sequence[Method],
-    sides: Sequence[int],
+    size: tuple[int, int],
 ) -> Iterator[tuple[Method, Tensor]]:
-    """Maps of every method; a size that two of them look at is encoded once."""
-    size = (picture.shape[0], picture.shape[1])
-    views = look(picture, encode, [*sides, *[min(size)] * bool(paper)])
     if paper:
         for _, method, maps in predict(*views[min(size)], knowledge, paper, size):
             yield method, maps
     if banked:
         yield from predict_bank(views, knowledge, banked, size)
-
-
-def look(
-    picture: np.ndarray, encode: Callable[[np.ndarray], Encoded], sides: Iterable[int]
-) -> dict[int, Encoded]:
-    """Encode a picture (H, W, 3) at several lengths of its shorter side; see `Views`."""
-    found = {}
-    for side in dict.fromkeys(sides):
-        scaled = picture
-        if side != min(picture.shape[:2]):
-            scaled = np.array(Geometry(side).picture(Image.fromarray(picture)))
-        found[side] = encode(scaled)
-    return found
 
 
 def least_salient(maps: Tensor, share: float) -> np.ndarray:
@@ -431,8 +408,11 @@ def segment_split(
     masks: Path,
     workers: int,
     keep: float = 1.0,
+    *,
+    features: Path | None = None,
+    part: str | None = None,
 ) -> None:
-    """Segment the images of a split.
+    """Segment the images of a split; masks that an earlier call made before it was killed stay.
 
     Args:
         role: train or val.
@@ -440,73 +420,40 @@ def segment_split(
         methods: what to predict; masks go to `<masks>/<method>/<prediction>`, label ids as values.
         workers: processes for the CRF.
         keep: see `segment`.
+        features: CSV of `reco embed-split`; None = no features were kept.
+        part: `3-of-8`: the third of 8 slices, whose masks stay in the working folder (see
+            `reco.work`); None = all of them, and the folder gets its name.
     """
-    config = experiment.config
-    device = resolve_device(config.device)
-    encode = load_encoder(experiment, device)
-    pictures = read_pictures(experiment.split(role), images)
-    total = len(read_table(images))
-    with mask_writer(masks, experiment.target_labels, config.crf, workers) as writer:
-        knowledge = read_knowledge(experiment, device, methods)
-        done = segment(pictures, encode, knowledge, methods, writer, keep)
-        for _ in track(done, "segment", total=total):
-            pass
+    config, rows = experiment.config, read_table(images)
+    texts = [experiment.text(concept.slug) for concept in experiment.targets]
+    files = [str(images), *experiment.learned_by(methods), *texts]
+    work = working_folder(masks, [keep, experiment.segment_state(methods, files)])
+    own = slice_of(rows, part) if part else rows
+    todo = [
+        row
+        for row in own
+        if not is_whole(work / method.slug / row["prediction"] for method in methods)
+    ]
+    what = f"segment {role}"
+    LOG.info("%s: %d of %d images to segment", what, len(todo), len(own))
+    if todo:
+        device = resolve_device(config.device)
+        with mask_writer(work, experiment.target_labels, config.crf, workers) as writer:
+            knowledge = read_knowledge(experiment, device, methods)
+            seen = see(experiment, role, todo, experiment.sides(role), features)
+            done = segment(pairs(seen), knowledge, methods, writer, keep)
+            for _ in track(done, what, total=len(todo)):
+                pass
+    if not part:
+        publish(work, masks)
 
 
-def load_encoder(
-    experiment: Experiment, device: str, load: Loader = load
-) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
-    """Load the networks of the encoder and of dense saliency.
-
-    Returns:
-        a function of an (H, W, 3) uint8 RGB picture that gives encoder features (1, c, h, w) and
-        dense features (1, d, h', w').
-    """
-    encode = load_networks(experiment, device, {"encoder", "dense"}, load)
-
-    def both(picture: np.ndarray) -> tuple[Tensor, Tensor]:
-        outputs = encode(picture)
-        return outputs["encoder"], outputs["dense"]
-
-    return both
-
-
-def load_networks(
-    experiment: Experiment, device: str, wanted: Set[Output], load: Loader = load
-) -> Callable[[np.ndarray], dict[Output, Tensor]]:
-    """Load what gives some outputs of an (H, W, 3) uint8 RGB picture, each (1, channels, h, w)."""
-    roles = {
-        spec: kinds & wanted for spec, kinds in roles_by_model(experiment).items() if kinds & wanted
-    }
-    settings = experiment.config.models
-    models = {
-        spec: load(
-            spec, device=device, statistics=settings.statistics, precision=settings.precision
-        )
-        for spec in roles
-    }
-
-    def encode(picture: np.ndarray) -> dict[Output, Tensor]:
-        image = Image.fromarray(picture)
-        outputs: dict[Output, Tensor] = {}
-        for spec, kinds in roles.items():
-            outputs |= models[spec].encode(models[spec].preprocess(image, crop=False)[None], kinds)
-        return outputs
-
-    return encode
-
-
-def read_pictures(split: Split, images: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Name of the mask and picture of every image of a split, decoded ahead in threads.
-
-    Raises:
-        RecoError: an image cannot be read: a benchmark is whole or it is no benchmark.
-    """
-
-    def read(row: dict[str, str]) -> tuple[str, np.ndarray]:
-        return row["prediction"], np.array(split.picture(row))
-
-    return ahead(read_table(images), read, workers=2, most=8)
+def pairs(
+    seen: Iterable[tuple[str, np.ndarray, Mapping[int, tuple[Tensor, ...]]]],
+) -> Iterator[tuple[str, np.ndarray, Views]]:
+    """What `reco.workflow.views.see` gives, as `segment` takes it: encoder and dense features."""
+    for name, picture, views in seen:
+        yield name, picture, {side: (view[0], view[1]) for side, view in views.items()}
 
 
 def read_knowledge(experiment: Experiment, device: str, methods: Sequence[Method]) -> Knowledge:

@@ -3,18 +3,19 @@
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from reco.data.embeddings import index_mark
 from reco.data.store import read_places
+from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import atomic, open_array
+from reco.files import atomic, open_array, read_metadata
 from reco.method.bank import measure
 from reco.models import Loader, load
 from reco.progress import LOG
 from reco.workflow.bank import pack_spaces
 from reco.workflow.embed import embed_features
-from reco.workflow.retrieve import index_mark, read_rows
+from reco.workflow.retrieve import read_rows
 
 SAMPLE = 200  # images: at 320 pixels and stride 32, 20,000 positions
 
@@ -69,7 +70,6 @@ def _write(path: Path, tensors: dict[str, np.ndarray], mark: str) -> None:
 def is_of_index(path: str | Path, mark: str) -> bool:
     """Whether a whitening is there and was measured on the index of this `index_mark`."""
     try:
-        with safe_open(path, "np") as file:
-            return (file.metadata() or {}).get("index", "") == mark
-    except (OSError, SafetensorError):  # missing or damaged
+        return read_metadata(path).get("index", "") == mark
+    except RecoError:  # missing or damaged
         return False
