@@ -118,7 +118,7 @@ rule segment_part:
         "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(len(TARGETS)),
         runtime=720,
         gpu=1,
     params:
