@@ -29,7 +29,9 @@ if PLUS:
 
 # Rules with networks, which say in their logs where these ran.
 NETWORKS = ["embed", "text", "features"] + ["whiten"] * bool(EXPERIMENT.banked)
-NETWORKS += ["segment_split"] * SCORED + ["rare"] * RARE
+NETWORKS += ["embed_split"] * EXPERIMENT.keeps_features
+NETWORKS += ["segment_part"] * (SCORED and PARTS > 1) + ["segment_split"] * SCORED
+NETWORKS += ["rare"] * RARE
 NETWORKS += ["train", "segment_plus"] * bool(PLUS)
 
 

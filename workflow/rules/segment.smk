@@ -114,7 +114,7 @@ rule segment_part:
         f"{DATA}/benchmarks/segment_part/{{split}}/{{scatteritem}}.tsv"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(len(TARGETS)),
         runtime=720,
         gpu=1,
     params:
