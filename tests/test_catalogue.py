@@ -87,7 +87,6 @@ def test_the_catalogue_finds_what_it_shows():
     assert usage.keys() == {"mandatory-flags", "software-stack-deployment", "report"}
     for name in ("workflow/Snakefile", "config/README.md", "workflow/schemas/config.schema.json"):
         assert (ROOT / name).is_file()
-    assert not (ROOT / "Snakefile").exists(), "Snakemake would take this one"
 
 
 def test_files_of_the_checkout_are_found_from_elsewhere(tmp_path, monkeypatch):
@@ -104,6 +103,15 @@ def test_the_small_run_plans_every_stage(tmp_path):
     plan = small.plan("--directory", str(small.folder), cwd=ROOT)
     assert plan["embed"] == plan["train"] == plan["paper_figures"] == 1
     assert plan["retrieve"] == plan["cosegment"] == 4
+
+
+def test_a_job_of_another_plan_fails(tmp_path):
+    """Today's numbers never get the name of what other code makes."""
+    small = Small(tmp_path / "small", ROOT)
+    small.write(MODULE)
+    for name in ("archives/lemon.0123456789ab.csv", "references/lemon.0123456789ab.safetensors"):
+        done = small.snakemake("--dry-run", f"data/discs/{name}")
+        assert done.returncode != 0 and "MissingRuleException" in done.stdout + done.stderr
 
 
 def test_one_workflow_holds_one_experiment(tmp_path):
@@ -143,11 +151,13 @@ def test_runs_as_a_module_in_another_folder(tmp_path, converted):
     evaluate.write_text(before)
     assert small.plan() == {}, "checked out again"
 
-    # a comment in a stage of a concept: nothing; a statement: other names
-    retrieve = src / "workflow/retrieve.py"
-    before = retrieve.read_text()
-    retrieve.write_text(before + "\n# a comment\n")
-    assert not {"reco_retrieve", "reco_cosegment"} & set(small.plan())
-    retrieve.write_text(before + "\nMOVED = True\n")
+    # a comment in the code of a concept's stage: what lists the file, not the stage; a statement:
+    # the stage, under other names
+    cosegment = src / "workflow/cosegment.py"
+    before = cosegment.read_text()
+    cosegment.write_text(before + "\n# a comment\n")
     plan = small.plan()
-    assert plan["reco_retrieve"] == plan["reco_cosegment"] == 4
+    assert plan["reco_segment_split"] and not {"reco_retrieve", "reco_cosegment"} & set(plan)
+    cosegment.write_text(before + "\nMOVED = True\n")
+    plan = small.plan()
+    assert plan["reco_cosegment"] == 4 and "reco_retrieve" not in plan

@@ -14,7 +14,7 @@ from reco.code import sources
 from reco.concepts import slugify
 from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
-from reco.data.downloads import read_packages
+from reco.data.downloads.listing import read_packages
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
 from reco.files import read_json, shipped, write_json
 from reco.workflow.plan import check_plan, point_jobs_at, state_of_images
@@ -70,12 +70,16 @@ os.environ.update(
     ),
 )
 
-FINGERPRINT = r"[0-9a-f]{12}"
+# Files of concepts as today's code and config name them. A job that another plan sent for another
+# name, as where the checkout moved while it waited, fails; else it would put today's numbers there.
+MARKED = [EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources]
+MARKED += [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
+MARKED += [EXPERIMENT.bank(slug) for slug in EXPERIMENT.banked]
 
 
 wildcard_constraints:
     slug="|".join(CONCEPTS),
-    mark=FINGERPRINT,
+    mark="|".join(sorted({Path(file).name.split(".")[1] for file in MARKED})),
     split="train|val",
     folder="[a-z0-9-]+",
 
