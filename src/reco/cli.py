@@ -301,7 +301,7 @@ def gather(
 @click.option("--table", type=FILE, required=True, help="CSV to write: where features are.")
 def embed_split(config_file: Path, split: str, images: Path, table: Path) -> None:
     """Compute dense features of a split's images; only those that the store lacks."""
-    from reco.views import embed_split
+    from reco.workflow.views import embed_split
 
     embed_split(_experiment(config_file), split, images, table)
 
