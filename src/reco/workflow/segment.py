@@ -451,7 +451,7 @@ def segment_split(
 def pairs(
     seen: Iterable[tuple[str, np.ndarray, Mapping[int, tuple[Tensor, ...]]]],
 ) -> Iterator[tuple[str, np.ndarray, Views]]:
-    """What `reco.views.see` gives, as `segment` takes it: encoder and dense features."""
+    """What `reco.workflow.views.see` gives, as `segment` takes it: encoder and dense features."""
     for name, picture, views in seen:
         yield name, picture, {side: (view[0], view[1]) for side, view in views.items()}
 
