@@ -24,9 +24,9 @@ from reco.experiment import STEPS, Experiment, Method
 from reco.files import read_tensors
 from reco.method.background import EXTENT, RANGE, bounds, extent
 from reco.method.bank import CONTRAST, SHARE, SHRINK, find_seeds, measure, pool
+from reco.method.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
 from reco.photos.segmenter import load
 from reco.workflow.bank import bank_archive, pack_spaces, read_spaces
-from reco.workflow.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
 
 
 def draws(*shape, seed=0):

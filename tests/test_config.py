@@ -94,7 +94,7 @@ def ways(tmp_path_factory):
         file.unlink()
 
     merged = "data/mine/config/" + "[0-9a-f]" * 12 + ".json"
-    plan = ["snakemake", "--cores", "1", "--dry-run", "--configfile", "mine.yaml"]
+    plan = ["snakemake", "catalog", "--cores", "1", "--forceall", "--configfile", "mine.yaml"]
     record = ["reco.cli", "record", "--run", "run.json", "--merged", "merged.yaml"]
     with_file = [*record, "--config", "mine.yaml"]
     outside = folder / "outside"

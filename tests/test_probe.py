@@ -19,6 +19,7 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_json, read_tensors
 from reco.method.metrics import ConfusionMatrix
+from reco.method.segment import Knowledge, Scale, bank_scores, enlarge
 from reco.workflow import probe
 from reco.workflow.bank import bank_archive
 from reco.workflow.catalog import catalog_index, catalog_split
@@ -34,7 +35,6 @@ from reco.workflow.probe import (
     unpack_probe,
 )
 from reco.workflow.retrieve import retrieve_archives
-from reco.workflow.segment import Knowledge, Scale, bank_scores, enlarge
 from reco.workflow.text import embed_concepts
 from reco.workflow.train import segment_plus, train_plus
 from reco.workflow.whiten import whiten_index

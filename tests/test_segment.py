@@ -17,16 +17,9 @@ from reco.errors import RecoError
 from reco.experiment import Method
 from reco.method.cosegment import guidance, normalise, resize, sigmoid
 from reco.method.refine import refine, shrink
-from reco.workflow.segment import (
-    Knowledge,
-    MaskWriter,
-    least_salient,
-    mask_writer,
-    predict,
-    saliency,
-    segment,
-    similarity,
-)
+from reco.method.segment import Knowledge, least_salient, predict, saliency, similarity
+from reco.workflow.masks import MaskWriter, mask_writer
+from reco.workflow.segment import segment
 
 SLOW = pytest.mark.slow
 # MiB beyond the models and libraries; measured 212, 547 and 1463. 2 GB are 1907 MiB.
@@ -224,7 +217,9 @@ import torch
 from reco.config import CRF
 from reco.experiment import Method
 from reco.method.refine import use_one_thread
-from reco.workflow.segment import Knowledge, mask_writer, predict, saliency, segment
+from reco.method.segment import (Knowledge, predict, saliency)
+from reco.workflow.masks import (mask_writer)
+from reco.workflow.segment import (segment)
 
 def used(who):
     unit = 1 if sys.platform == "darwin" else 1024

@@ -204,16 +204,17 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
     from reco.data.folder import read_table
     from reco.data.scenes import compose
     from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, images_state
-    from reco.files import read_json, write_json
+    from reco.files import read_json, shipped, write_json
 
     experiment = _experiment(config_file)
-    config, rows = experiment.config, read_table(CUTOUTS) + read_table(BACKGROUNDS)
-    for package in read_packages(PACKAGES):
+    cutouts, backgrounds = shipped(CUTOUTS), shipped(BACKGROUNDS)
+    config, rows = experiment.config, read_table(cutouts) + read_table(backgrounds)
+    for package in read_packages(shipped(PACKAGES)):
         wanted = [row["path"] for row in rows if row["package"] == package.name]
         unpack(packages / package.file, photographs / package.name, wanted)
     sizes = config.stamps.model_dump(include={"size", "index", "train", "val"})
     scenes = Path(experiment.scenes)
-    compose(CUTOUTS, BACKGROUNDS, photographs, scenes, seed=config.seed, workers=workers, **sizes)
+    compose(cutouts, backgrounds, photographs, scenes, seed=config.seed, workers=workers, **sizes)
     record = read_json(scenes / "composed.json")
     write_json(scenes / "composed.json", {**record, "state": images_state(experiment)})
 

@@ -24,7 +24,7 @@ from reco.data.geometry import choose_geometry
 from reco.data.split import Split
 from reco.data.store import SPLITS
 from reco.errors import RecoError
-from reco.files import fingerprint, noted_digest, sha256
+from reco.files import fingerprint, noted_digest, sha256, shipped
 from reco.models import Output, backend, checkpoint_of, is_checkpoint
 
 PACKAGES = "config/stamps/packages.yaml"
@@ -184,7 +184,7 @@ class Experiment:
                 return dataset(benchmark.kind)
             names = tuple(read_classes(benchmark.root))
         elif benchmark:
-            names = tuple(dict.fromkeys(row["concept"] for row in read_table(CUTOUTS)))
+            names = tuple(dict.fromkeys(row["concept"] for row in read_table(shipped(CUTOUTS))))
         else:
             names = ()
         return Folder(classes=names, predicted=names, page="config/README.md")

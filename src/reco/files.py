@@ -21,6 +21,16 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 MAKE_ROOM = "the disk is full: free space and run again; what is done is kept"
 SETTLED = 2 * 10**9  # ns; the times of no file system are coarser
 MAKE_AGAIN = "delete it and run the stage that makes it again"
+CHECKOUT = Path(__file__).parents[2]
+
+
+def shipped(name: str) -> str:
+    """Path of a file that comes with the code, such as `config/labels/cityscapes.yaml`.
+
+    It is the one in the working folder, where that has one, as a checkout has; else the one in the
+    checkout that this code is imported from: a run may have a folder of its own.
+    """
+    return name if Path(name).exists() else str(CHECKOUT / name)
 
 
 @contextmanager

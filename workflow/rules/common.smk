@@ -16,8 +16,8 @@ from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
 from reco.data.downloads import read_packages
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
-from reco.files import read_json, write_json
-from reco.workflow.plan import check_plan, state_of_images
+from reco.files import read_json, shipped, write_json
+from reco.workflow.plan import check_plan, point_jobs_at, state_of_images
 from reco.workflow.resources import memory_mb
 
 try:
@@ -36,6 +36,8 @@ try:
     else:
         STATE = read_json(NOTED)
     EXPERIMENT = replace(EXPERIMENT, images=STATE["index"])
+    MERGED = Path(EXPERIMENT.data, "config", f"{config_fingerprint(SETTINGS)}.json")
+    point_jobs_at(MERGED)
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
@@ -43,29 +45,41 @@ except RecoError as error:
 RARE = EXPERIMENT.reader.kind == "firenet"
 SCORED = bool(SETTINGS.benchmark) and not RARE
 DATA, RESULTS = EXPERIMENT.data, EXPERIMENT.results
-MERGED = Path(DATA, "config", f"{config_fingerprint(SETTINGS)}.json")
 
 
-onstart:  # in the process that plans, where there is a job to run and it is no dry run
+def hand_to_jobs():
+    """Write what jobs read instead of looking for themselves."""
     write_json(NOTED, STATE)
     if not MERGED.exists():
         write_json(MERGED, SETTINGS.model_dump(mode="json"))
 
 
-# Jobs find the config and the programs of this Python's environment, activated or not.
+onstart:  # in the process that plans, where there is a job to run and it is no dry run
+    hand_to_jobs()
+
+
+# Of a module, Snakemake does not run `onstart`.
+if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
+    hand_to_jobs()
+
+
+# Jobs find the programs of this Python's environment, activated or not.
 os.environ.update(
-    RECO_CONFIG=MERGED.as_posix(),
     PATH=os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     ),
 )
 
-FINGERPRINT = r"[0-9a-f]{12}"
+# Files of concepts as today's code and config name them. A job that another plan sent for another
+# name, as where the checkout moved while it waited, fails; else it would put today's numbers there.
+MARKED = [EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources]
+MARKED += [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
+MARKED += [EXPERIMENT.bank(slug) for slug in EXPERIMENT.banked]
 
 
 wildcard_constraints:
     slug="|".join(CONCEPTS),
-    mark=FINGERPRINT,
+    mark="|".join(sorted({Path(file).name.split(".")[1] for file in MARKED})),
     split="train|val",
     folder="[a-z0-9-]+",
 
@@ -101,6 +115,11 @@ SIDE = round(1.5**0.5 * (SETTINGS.sizes.benchmark or 577))
 def memory(labels, side=SIDE):
     """Memory (MB) of a job with as many processes as threads: see `memory_mb`."""
     return lambda wildcards, threads, attempt: memory_mb(threads, labels, side, attempt)
+
+
+def split_features(split):
+    """The table of the features of a split, where they are kept."""
+    return EXPERIMENT.split_features(split) if EXPERIMENT.keeps_features else []
 
 
 def verbatim(value):

@@ -9,11 +9,11 @@ fetches what `config/downloads.yaml` lists: `snakemake data/downloads/<name>.jso
 from reco.data.downloads import DOWNLOADS, read_downloads
 
 try:
-    FETCHABLE = [entry.name for entry in read_downloads(DOWNLOADS).downloads]
+    FETCHABLE = [entry.name for entry in read_downloads(shipped(DOWNLOADS)).downloads]
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
-DEBS = [f"data/packages/{package.file}" for package in read_packages(PACKAGES)]
+DEBS = [f"data/packages/{package.file}" for package in read_packages(shipped(PACKAGES))]
 SCENES = f"{EXPERIMENT.scenes}/composed.json" if EXPERIMENT.composed else []
 # The folders of this index name what its images show.
 NAMED = SETTINGS.index.kind == "imagenet"
@@ -41,7 +41,7 @@ rule weights:
 
 rule fetch:
     input:
-        packages=ancient(PACKAGES),
+        packages=ancient(shipped(PACKAGES)),
     output:
         packages=DEBS,
     log:
@@ -67,7 +67,7 @@ rule fetch:
 
 rule download:
     input:
-        listing=ancient(DOWNLOADS),
+        listing=ancient(shipped(DOWNLOADS)),
     output:
         record="data/downloads/{name}.json",
     log:
@@ -94,8 +94,8 @@ rule download:
 rule compose:
     input:
         packages=DEBS,
-        cutouts=CUTOUTS,
-        backgrounds=BACKGROUNDS,
+        cutouts=shipped(CUTOUTS),
+        backgrounds=shipped(BACKGROUNDS),
         code=code("data.scenes"),
     output:
         index=directory(f"{EXPERIMENT.scenes}/index"),

@@ -112,11 +112,6 @@ rule text:
         """
 
 
-def split_features(split):
-    """The table of the features of a split, where they are kept."""
-    return EXPERIMENT.split_features(split) if EXPERIMENT.keeps_features else []
-
-
 rule embed_split:
     input:
         images=f"{DATA}/images/{{split}}.csv",

@@ -359,7 +359,7 @@ rule paper_figures:
         figures=[path for path in FIGURES if path.endswith(".png")],
         metrics=rules.evaluate.output.metrics if SCORED else [],
         run=rules.record.output.run,
-        reported="workflow/resources/paper_numbers.csv",
+        reported=shipped("workflow/resources/paper_numbers.csv"),
     output:
         notebook=f"{RESULTS}/paper_figures.ipynb",
     log:

@@ -17,7 +17,7 @@ from reco.config import read_yaml
 from reco.data.folder import IGNORE, find_images, pair_masks, read_mask
 from reco.data.images import read_size, read_values
 from reco.errors import RecoError
-from reco.files import read_text
+from reco.files import read_text, shipped
 
 LABELS = "config/labels"
 UNKNOWN = -2  # in `Dataset.ids`: a value that no mask may hold
@@ -56,7 +56,7 @@ class Dataset:
     @classmethod
     def load(cls) -> "Dataset":
         """Read names and ids from config/labels."""
-        file = f"{LABELS}/{cls.labels}.yaml"
+        file = shipped(f"{LABELS}/{cls.labels}.yaml")
         data = read_yaml(file)
         classes = tuple(data.pop("classes"))
         merge = data.pop("merge", None)
@@ -322,7 +322,7 @@ class ImageNet(Dataset):
     @classmethod
     def load(cls) -> "Dataset":
         """Take the names from timm, less those that config/labels drops."""
-        data = read_yaml(f"{LABELS}/{cls.labels}.yaml")
+        data = read_yaml(shipped(f"{LABELS}/{cls.labels}.yaml"))
         classes = tuple(n for n in imagenet_names().values() if n not in data["dropped"])
         return cls(classes=classes, predicted=classes, page=data["page"], options=data)
 
@@ -345,7 +345,7 @@ def imagenet_names() -> dict[str, str]:
     from timm.data import ImageNetInfo  # imports torch: some seconds
 
     info = ImageNetInfo("imagenet-1k")
-    renamed = read_yaml(f"{LABELS}/imagenet.yaml")["renamed"]
+    renamed = read_yaml(shipped(f"{LABELS}/imagenet.yaml"))["renamed"]
     return {
         wnid: renamed.get(wnid, info.label_name_to_description(wnid, detailed=False).split(", ")[0])
         for wnid in info.label_names()

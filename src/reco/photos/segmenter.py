@@ -34,6 +34,7 @@ from reco.method.background import BANK_BETWEEN, BETWEEN, RANGE, bounds, extent
 from reco.method.bank import Space
 from reco.method.doubt import BEST, doubt, vocabulary
 from reco.method.refine import largest, mean_field, shrink
+from reco.method.segment import WEIGHT, Knowledge, bank_maps, bank_scores, saliency
 from reco.models import keeping_loader
 from reco.photos.result import Segmentation
 from reco.workflow.bank import bank_archive, read_spaces
@@ -41,14 +42,7 @@ from reco.workflow.catalog import catalog_index
 from reco.workflow.cosegment import cosegment_archive, made_from, sources_mark
 from reco.workflow.embed import embed_archives, embed_features, embed_part, gather
 from reco.workflow.retrieve import read_archive, retrieve_archives
-from reco.workflow.segment import (
-    WEIGHT,
-    Knowledge,
-    bank_maps,
-    bank_scores,
-    read_scale,
-    saliency,
-)
+from reco.workflow.segment import read_scale
 from reco.workflow.text import embed_concepts, embed_names
 from reco.workflow.views import load_encoder
 from reco.workflow.whiten import draw, is_of_index, whiten_index

@@ -3,6 +3,7 @@
 Snakemake asks here each time it is called, so nothing waits for a deep-learning framework.
 """
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -112,6 +113,21 @@ def state_of_images(experiment: Experiment) -> dict[str, str]:
     if isinstance(config.index, FolderIndex) and config.index.labels:
         state["labels"] = str(file_state(config.index.labels))
     return state
+
+
+def point_jobs_at(config: Path) -> None:
+    """Let the commands that this process starts read `config`, by the variable RECO_CONFIG.
+
+    Raises:
+        RecoError: they read another one already, as where two modules of a workflow are ours.
+    """
+    process, _, planned = os.environ.get("RECO_PLANNED", "").partition(":")
+    if process == str(os.getpid()) and planned != config.as_posix():
+        raise RecoError(
+            "two experiments in one workflow: run each by itself, or give all modules one config"
+        )
+    os.environ["RECO_PLANNED"] = f"{os.getpid()}:{config.as_posix()}"
+    os.environ["RECO_CONFIG"] = config.as_posix()
 
 
 def _check_folder(key: str, folder: Path) -> None:

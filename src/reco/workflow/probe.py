@@ -23,19 +23,11 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import open_array
 from reco.method.bank import Space
+from reco.method.segment import Knowledge, Scale, Views, bank_scores, enlarge
 from reco.models import Loader, load
 from reco.progress import track
 from reco.workflow.embed import embed_features
-from reco.workflow.segment import (
-    Knowledge,
-    Scale,
-    Views,
-    bank_scores,
-    enlarge,
-    pairs,
-    read_knowledge,
-    read_scale,
-)
+from reco.workflow.segment import pairs, read_knowledge, read_scale
 from reco.workflow.views import see
 from reco.workflow.whiten import draw
 
@@ -86,7 +78,7 @@ def pseudo_labels(views: Views, knowledge: Knowledge, share: float) -> tuple[Ten
     take that of the nearest position.
 
     Args:
-        views: see `reco.workflow.segment.Views`.
+        views: see `reco.method.segment.Views`.
         share: of the positions, the surest ones, that teach.
 
     Returns:

@@ -15,8 +15,9 @@ from reco.data.folder import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment, Method
+from reco.method.segment import predict
 from reco.progress import track
-from reco.workflow.segment import pairs, predict, read_knowledge
+from reco.workflow.segment import pairs, read_knowledge
 from reco.workflow.views import see
 
 BINS = 1000

@@ -41,8 +41,8 @@ from reco.models import is_checkpoint, keeping_loader
 from reco.models.preprocessing import read_checkpoint
 from reco.progress import LOG, track
 from reco.work import is_whole, publish, working_folder
+from reco.workflow.masks import mask_writer
 from reco.workflow.probe import pack_probe, train_probe, unpack_probe
-from reco.workflow.segment import mask_writer
 from reco.workflow.views import read_pictures, see
 
 AS_THEY_ARE = Geometry(None)
@@ -242,7 +242,9 @@ def train(
         RecoError: the loss is not finite.
     """
     optimiser = make_optimiser(model, settings, seed=seed, device=device)
-    batches = draw_batches(images, settings, seed=seed, workers=workers, geometry=geometry)
+    batches = draw_batches(
+        images, settings, seed=seed, workers=workers, geometry=geometry, lessons=lessons
+    )
     yield from take_steps(model, optimiser, batches, settings, device)
 
 
