@@ -23,15 +23,17 @@ import reco.photos.folder
 from reco import cli, models
 from reco.concepts import parse_concepts
 from reco.config import check_config
-from reco.data.folder import read_table, survey
+from reco.data.folder import survey
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.method.background import threshold
 from reco.method.doubt import doubt, vocabulary
 from reco.method.refine import largest
 from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos
+from reco.photos.picture import as_picture, fit
 from reco.photos.result import Segmentation
-from reco.photos.segmenter import Segmenter, as_picture, fit, load
+from reco.photos.segmenter import Segmenter, load
 
 CONFIG = {
     "experiment": "colours",
@@ -193,7 +195,7 @@ def test_masks_of_another_index_are_not_kept(model, photos, tmp_path):
 
 def test_masks_say_which_index_they_are_of(model, photos, tmp_path, monkeypatch):
     """Also where the archives, the references and the thresholds are the same by chance."""
-    monkeypatch.setattr("reco.segmenter.bounds", lambda own, other: (0.1, 0.3))
+    monkeypatch.setattr("reco.photos.segmenter.bounds", lambda own, other: (0.1, 0.3))
     make_folder(tmp_path / "mine", index=8)
     index, folder = tmp_path / "mine/photos", photos / "bench/images/val"
 
@@ -711,4 +713,3 @@ def test_the_plan_of_photos_asks_for_nothing_else(tmp_path):
     values = {**CONFIG, "photos": str(tmp_path), "concepts": "zebra, fire truck"}
     config = check_config(values)
     assert [concept.name for concept in Experiment(config).targets] == ["zebra", "fire truck"]
-    assert check_config({**CONFIG, "concepts": "names.yaml"}).concepts == Path("names.yaml")

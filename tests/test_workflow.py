@@ -16,7 +16,7 @@ from conftest import ROOT, Project, draw_scene, job_counts
 from safetensors.numpy import load_file
 
 from reco.config import load
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 
 PER_CONCEPT = {"retrieve", "cosegment"}
 # One job for all concepts, which computes what is new.

@@ -47,8 +47,6 @@ rule evaluate:
         f"{DATA}/logs/evaluate.log",
     benchmark:
         f"{DATA}/benchmarks/evaluate.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -83,8 +81,6 @@ rule precision:
         f"{DATA}/logs/precision.log",
     benchmark:
         f"{DATA}/benchmarks/precision.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -122,8 +118,6 @@ rule record:
         f"{DATA}/logs/record.log",
     benchmark:
         f"{DATA}/benchmarks/record.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -16,20 +16,14 @@ from PIL import Image
 
 from reco.concepts import slugify
 from reco.data.batches import ahead
-from reco.data.folder import (
-    RESULTS,
-    file_state,
-    printable,
-    read_table,
-    survey,
-    write_labels,
-    write_table,
-)
+from reco.data.folder import RESULTS, file_state, printable, survey, write_labels
 from reco.data.images import KINDS, opened, read_image
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, read_json, write_json
+from reco.photos.learned import Learned
 from reco.photos.result import Segmentation, shorten
-from reco.photos.segmenter import Learned, Segmenter, Words
+from reco.photos.segmenter import Segmenter, Words
 from reco.photos.sheets import archive_pictures, sheet
 from reco.progress import LOG, track
 from reco.work import link

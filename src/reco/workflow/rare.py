@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
-from reco.experiment import Experiment, Method
+from reco.experiment import Experiment
 from reco.method.segment import predict
+from reco.method.variants import Method
 from reco.progress import track
 from reco.workflow.segment import pairs, read_knowledge
 from reco.workflow.views import see
