@@ -29,11 +29,11 @@ from reco.cli import commands
 from reco.concepts import parse_concepts
 from reco.data.images import read_image
 from reco.errors import RecoError
+from reco.photos.learned import Archived, Learned
 from reco.photos.page import gate, serve
 from reco.photos.page.answer import answer, open_photo, table
 from reco.photos.page.view import build
 from reco.photos.result import Segmentation
-from reco.photos.segmenter import Archived, Learned
 from reco.photos.sheets import archive_picture, archive_pictures
 
 DOUBT = "no image of this index looks like {name!r}"

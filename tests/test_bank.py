@@ -20,11 +20,12 @@ from reco.config import Config, check_config
 from reco.data.folder import read_table, write_table
 from reco.data.store import Store
 from reco.errors import RecoError
-from reco.experiment import STEPS, Experiment, Method
+from reco.experiment import Experiment
 from reco.files import read_tensors
 from reco.method.background import EXTENT, RANGE, bounds, extent
 from reco.method.bank import CONTRAST, SHARE, SHRINK, find_seeds, measure, pool
 from reco.method.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
+from reco.method.variants import STEPS, Method
 from reco.photos.segmenter import load
 from reco.workflow.bank import bank_archive, pack_spaces, read_spaces
 

@@ -18,8 +18,9 @@ from reco.cli import commands
 from reco.config import Config
 from reco.data.embeddings import description_of
 from reco.data.folder import write_labels, write_table
-from reco.experiment import Experiment, Method
+from reco.experiment import Experiment
 from reco.files import write_json
+from reco.method.variants import Method
 from reco.workflow.evaluate import METRICS, RETRIEVAL
 from reco.workflow.figures import (
     PALETTE,

@@ -27,14 +27,16 @@ from reco.config import Train, check_config
 from reco.data.folder import read_table, write_labels
 from reco.experiment import Experiment
 from reco.files import read_json
+from reco.method.train import make_optimiser
 from reco.photos.folder import Photo, link_results, prepare_work
 from reco.progress import LOG
 from reco.work import is_whole, link, publish, working_folder
 from reco.workflow.catalog import catalog_split
+from reco.workflow.checkpoint import read_checkpoint_into, write_checkpoint
+from reco.workflow.deeplab import build
 from reco.workflow.probe import train_probe
 from reco.workflow.segment import segment_split
 from reco.workflow.text import embed_concepts
-from reco.workflow.train import build, make_optimiser, read_checkpoint_into, write_checkpoint
 from reco.workflow.views import embed_split, see
 
 # What a process does here before it kills itself: argv is what, moment (0 = never), arguments.

@@ -14,10 +14,10 @@ from PIL import Image
 from reco.config import CRF
 from reco.data.geometry import Geometry
 from reco.errors import RecoError
-from reco.experiment import Method
 from reco.method.cosegment import guidance, normalise, resize, sigmoid
 from reco.method.refine import refine, shrink
 from reco.method.segment import Knowledge, least_salient, predict, saliency, similarity
+from reco.method.variants import Method
 from reco.workflow.masks import MaskWriter, mask_writer
 from reco.workflow.segment import segment
 
@@ -215,7 +215,7 @@ import numpy as np
 import torch
 
 from reco.config import CRF
-from reco.experiment import Method
+from reco.method.variants import (Method)
 from reco.method.refine import use_one_thread
 from reco.method.segment import (Knowledge, predict, saliency)
 from reco.workflow.masks import (mask_writer)

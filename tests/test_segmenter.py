@@ -30,8 +30,9 @@ from reco.method.background import threshold
 from reco.method.doubt import doubt, vocabulary
 from reco.method.refine import largest
 from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos
+from reco.photos.picture import as_picture, fit
 from reco.photos.result import Segmentation
-from reco.photos.segmenter import Segmenter, as_picture, fit, load
+from reco.photos.segmenter import Segmenter, load
 
 CONFIG = {
     "experiment": "colours",
@@ -711,4 +712,3 @@ def test_the_plan_of_photos_asks_for_nothing_else(tmp_path):
     values = {**CONFIG, "photos": str(tmp_path), "concepts": "zebra, fire truck"}
     config = check_config(values)
     assert [concept.name for concept in Experiment(config).targets] == ["zebra", "fire truck"]
-    assert check_config({**CONFIG, "concepts": "names.yaml"}).concepts == Path("names.yaml")

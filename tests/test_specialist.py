@@ -32,7 +32,7 @@ from reco.photos.specialists.specialist import (
     load_specialist,
     save_specialist,
 )
-from reco.workflow.train import build
+from reco.workflow.deeplab import build
 
 ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
 DRAWN = {

@@ -15,18 +15,11 @@ from reco.data.folder import IGNORE, write_labels
 from reco.data.geometry import Geometry
 from reco.data.split import Split
 from reco.errors import RecoError
+from reco.method.train import at_equal_size, learning_rate
+from reco.workflow.crops import PseudoMasks, crop_scaled, read_pair
+from reco.workflow.deeplab import build, predict
 from reco.workflow.tables import best_on_val
-from reco.workflow.train import (
-    PseudoMasks,
-    at_equal_size,
-    build,
-    crop_scaled,
-    learning_rate,
-    predict,
-    read_pair,
-    train,
-    validate,
-)
+from reco.workflow.train import train, validate
 
 TINY = {"encoder": "tu-tf_mobilenetv3_small_minimal_100", "size": 64, "batch": 4, "lr": 5e-3}
 

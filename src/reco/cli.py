@@ -203,8 +203,9 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
     from reco.data.downloads import read_packages, unpack
     from reco.data.folder import read_table
     from reco.data.scenes import compose
-    from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, images_state
+    from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES
     from reco.files import read_json, shipped, write_json
+    from reco.workflow.plan import images_state
 
     experiment = _experiment(config_file)
     cutouts, backgrounds = shipped(CUTOUTS), shipped(BACKGROUNDS)

@@ -19,71 +19,22 @@ from reco.concepts import Concept, check_concepts, check_slugs, slugify
 from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark
 from reco.data.benchmarks import Dataset, Folder, dataset
 from reco.data.embeddings import Description, read_description
-from reco.data.folder import Scan, file_state, read_classes, read_table, scan
+from reco.data.folder import read_classes, read_table
 from reco.data.geometry import choose_geometry
 from reco.data.split import Split
 from reco.data.store import SPLITS
 from reco.errors import RecoError
 from reco.files import fingerprint, noted_digest, sha256, shipped
+from reco.method.variants import STEPS, Method
 from reco.models import Output, backend, checkpoint_of, is_checkpoint
 
 PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
 DIGESTS = "data/models/digests"  # notes of what checkpoints hold
-
 KEPT = 512  # pixels of the shorter side up to which features of a benchmark are kept by default
 PIXELS = ("data.images", "data.geometry", "models.half")
 """Modules by which every network's features come about, besides its own."""
-
-STEPS = ("whitened", "summed", "kept", "seedbank")
-"""From the paper's rule to `seedbank`, each with the parts before it: whitened features; the sum of
-two cosines instead of a product of sigmoids; all seeds kept instead of their mean; all scales."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way of predicting, and so one row of the metrics.
-
-    Attributes:
-        method: denseclip (dense saliency alone), reference (reference embeddings alone), reco
-            (their product) or reco_plus (the segmenter trained on reco's masks).
-        lgc: language guidance in co-segmentation.
-        ce: context elimination in co-segmentation.
-        crf: dense CRF after prediction.
-        archive_size: images per archive; 0 where no archive is used.
-        recipe: `paper`, or a step of the way from it to `seedbank`, which is the last; see STEPS.
-    """
-
-    method: str
-    lgc: bool
-    ce: bool
-    crf: bool
-    archive_size: int
-    recipe: str = "paper"
-
-    @property
-    def slug(self) -> str:
-        """Name of the folder of its masks, such as `reco-lgc-ce-k20-crf`."""
-        parts = [self.method, "" if self.recipe == "paper" else self.recipe]
-        parts += [self.reference_name] * bool(self.archive_size)
-        return "-".join(filter(None, [*parts, "crf" if self.crf else ""]))
-
-    @property
-    def referenced(self) -> bool:
-        """Whether it compares with the paper's reference embeddings."""
-        return self.recipe == "paper" and self.archive_size > 0
-
-    @property
-    def banked(self) -> bool:
-        """Whether it compares with a bank of seeds."""
-        return self.recipe != "paper"
-
-    @property
-    def reference_name(self) -> str:
-        """Name of the way of co-segmenting it uses, such as `lgc-ce-k20`."""
-        flags = ["lgc"] * self.lgc + ["ce"] * self.ce
-        return "-".join([*flags, f"k{self.archive_size}"])
 
 
 @dataclass(frozen=True)
@@ -642,42 +593,6 @@ class Experiment:
         if self.config.train is None:
             return []
         return [replace(self.best, method="reco_plus", crf=crf) for crf in (False, True)]
-
-
-def scan_images(experiment: Experiment) -> dict[str, Scan]:
-    """State and number of the images of the index, of the benchmark and of the photographs.
-
-    Of composed scenes only names and sizes count, for times change where they are copied.
-    """
-    config = experiment.config
-    splits = [experiment.split(role) for role in ("train", "val")] if config.benchmark else []
-    folders = {
-        "index": [experiment.index_root],
-        "benchmark": [
-            split.root / part / split.name for part in ("images", "masks") for split in splits
-        ]
-        if experiment.reader.kind == "folder"
-        else list(dict.fromkeys(split.root for split in splits)),
-    }
-    if config.photos:
-        folders["photos"] = [config.photos]
-    composed = {
-        "photos": False,
-        "index": config.index.kind == "stamps",
-        "benchmark": isinstance(config.benchmark, StampsBenchmark),
-    }
-    found = {
-        name: scan(*(root for root in roots if root.is_dir()), times=not composed[name])
-        for name, roots in folders.items()
-    }
-    if config.photos and config.photos.is_file():
-        found["photos"] = Scan(fingerprint(file_state(config.photos)), 1)
-    return found
-
-
-def images_state(experiment: Experiment) -> dict[str, str]:
-    """What tells whether images were added, replaced or taken away since they were listed."""
-    return {name: found.digest for name, found in scan_images(experiment).items()}
 
 
 def side_name(side: int | None) -> str:

@@ -20,8 +20,8 @@ from reco.data.images import KINDS, read_values
 from reco.data.images import read_image as read_image  # where scripts of others look for it
 from reco.errors import RecoError
 from reco.files import MAKE_AGAIN, atomic, fingerprint, read_text
+from reco.method.metrics import IGNORE as IGNORE
 
-IGNORE = -1
 RESULTS = "reco.json"  # a folder below another one that holds this has results of ours
 SYSTEM = frozenset({"@eaDir", "__MACOSX"})  # thumbnails and forks that systems keep beside files
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit
 
-from reco.experiment import Method
+from reco.method.variants import Method
 
 NEAREST = 3  # prototypes that a position is compared with
 WEIGHT = 1.5  # of their cosine beside the text's

@@ -28,8 +28,9 @@ from reco.data.folder import (
 from reco.data.images import KINDS, opened, read_image
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, read_json, write_json
+from reco.photos.learned import Learned
 from reco.photos.result import Segmentation, shorten
-from reco.photos.segmenter import Learned, Segmenter, Words
+from reco.photos.segmenter import Segmenter, Words
 from reco.photos.sheets import archive_pictures, sheet
 from reco.progress import LOG, track
 from reco.work import link

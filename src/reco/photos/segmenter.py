@@ -5,11 +5,8 @@ segment) with the workflow's own functions and files: a reference that a run has
 made again, and the other way round.
 """
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,26 +18,33 @@ from reco import models
 from reco.concepts import Concept, parse_concepts, slugify
 from reco.config import Config, FolderIndex
 from reco.config import load as read_config
-from reco.data.embeddings import Description, description_of, index_mark
-from reco.data.folder import IGNORE, printable, read_table, scan
-from reco.data.geometry import Geometry
-from reco.data.images import read_image, to_rgb
+from reco.data.embeddings import index_mark
+from reco.data.folder import IGNORE, printable, read_table
 from reco.data.store import Place, read_places
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import fingerprint, open_array, read_json, read_tensors, sha256
+from reco.files import fingerprint, open_array, read_tensors, sha256
 from reco.method.background import BANK_BETWEEN, BETWEEN, RANGE, bounds, extent
 from reco.method.bank import Space
 from reco.method.doubt import BEST, doubt, vocabulary
 from reco.method.refine import largest, mean_field, shrink
 from reco.method.segment import WEIGHT, Knowledge, bank_maps, bank_scores, saliency
 from reco.models import keeping_loader
+from reco.photos.index import (
+    Sample,
+    _find_rows,
+    _is_of_archive,
+    _is_of_index,
+    _is_whole,
+    embed_index,
+)
+from reco.photos.learned import Archived, Learned
+from reco.photos.picture import Picture, as_picture, fit
 from reco.photos.result import Segmentation
 from reco.workflow.bank import bank_archive, read_spaces
-from reco.workflow.catalog import catalog_index
 from reco.workflow.cosegment import cosegment_archive, made_from, sources_mark
-from reco.workflow.embed import embed_archives, embed_features, embed_part, gather
+from reco.workflow.embed import embed_archives, embed_features
 from reco.workflow.retrieve import read_archive, retrieve_archives
 from reco.workflow.segment import read_scale
 from reco.workflow.text import embed_concepts, embed_names
@@ -48,56 +52,7 @@ from reco.workflow.views import load_encoder
 from reco.workflow.whiten import draw, is_of_index, whiten_index
 
 SAMPLE = 64  # images drawn from the index, to tell what a word is not
-ASPECT = 4  # longer side of what the networks see, in shorter sides: a photograph's is at most 3
-
-Picture = Image.Image | np.ndarray | str | Path
 Words = str | Concept | Iterable[str | Concept]
-
-
-@dataclass(frozen=True)
-class Archived:
-    """An image of a concept's archive.
-
-    Attributes:
-        path: of the file.
-        similarity: of image and text, a cosine.
-        seed: (row, column) of its seed, as shares of the height and width of its centre square.
-        support: (h, w) how well each part of that square matches the other images.
-    """
-
-    path: Path
-    similarity: float
-    seed: tuple[float, float]
-    support: np.ndarray
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What is known of a concept.
-
-    Attributes:
-        concept: as it was asked for.
-        mark: fingerprint of all that its masks depend on, the index included.
-        references: what the recipe compares with: the reference embedding (c,) by the key 0, or
-            the prototypes (n, c) of every scale of the bank.
-        text: (d,) text embedding of dense saliency.
-        archive: the images that it was learned from, the nearest first.
-        threshold: saliency, or score of a bank, below which a pixel is background in any
-            photograph; see `reco.method.background`.
-        low: what other things reach.
-        doubt: what speaks against the archive; "" = nothing; see `reco.method.doubt`.
-        unlike: images drawn from the index that are unlike the concept, the least alike first.
-    """
-
-    concept: Concept
-    mark: str
-    references: dict[int, Tensor]
-    text: Tensor
-    archive: tuple[Archived, ...]
-    threshold: float
-    low: float
-    doubt: str
-    unlike: tuple[Path, ...] = ()
 
 
 def load(
@@ -153,31 +108,6 @@ def load(
         wanted = min(archive_size or settings.archive_size, usable)
         settings = settings.model_copy(update={"archive_size": wanted, "archive_sizes": []})
     return Segmenter(settings, loader)
-
-
-def embed_index(experiment: Experiment, loader: models.Loader) -> None:
-    """List and embed the index, unless its files are as they were."""
-    config, root = experiment.config, experiment.index_root
-    state = scan(root, times=True)
-    made, described = Path(experiment.embeddings), replace(experiment, images=state.digest).index
-    if made.exists() and _is_noted(description_of(made), described):
-        return
-    if not state.count:
-        raise RecoError(f"{root}: holds no photographs to learn from")
-    images, part = Path(experiment.data, "images/index.csv"), Path(experiment.data, "parts/all.csv")
-    catalog_index(root, images, 1)
-    embed_part(
-        experiment, images, config.models.retrieval, config.sizes.retrieval, "1-of-1", part, loader
-    )
-    skipped = Path(experiment.data, "embeddings/skipped.csv")
-    gather([part], made, Path(experiment.usable), skipped, described)
-
-
-def _is_noted(path: Path, wanted: Description) -> bool:
-    try:
-        return read_json(path) == wanted
-    except RecoError:  # missing, or torn
-        return False
 
 
 class Segmenter:
@@ -528,82 +458,6 @@ class Segmenter:
         return load_encoder(Experiment(self.config), self.device, self._loader)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Images drawn from the index: embeddings (m, d), features (m, c, h, w) and (m, d', h', w')."""
-
-    paths: list[Path]
-    embeddings: np.ndarray
-    encoder: np.ndarray
-    dense: np.ndarray
-
-
-# Whether a file is as it should be is asked of what is in it: times differ between machines.
-
-
-def _is_whole(text: str) -> bool:
-    """Whether a concept's text embeddings are there."""
-    try:
-        return bool(read_tensors(text))
-    except RecoError:
-        return False
-
-
-def _is_of_index(archive: str, mark: str) -> bool:
-    """Whether an archive is there and was ranked from an index; see `index_mark`."""
-    try:
-        return {row["index"] for row in read_archive(archive)} == {mark}
-    except RecoError:
-        return False
-
-
-def _is_of_archive(archive: str, features: str, count: int) -> bool:
-    """Whether a list of features is there and is that of the archive's first images."""
-    try:
-        listed = read_table(features)
-    except RecoError:
-        return False
-    return [row["key"] for row in listed] == [row["key"] for row in read_archive(archive)[:count]]
-
-
-def as_picture(image: Picture) -> Image.Image:
-    """Upright 8-bit RGB of whatever is a picture.
-
-    Raises:
-        RecoError: a file that is no image, an array of another shape or type, or no picture at all.
-    """
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] not in [(), (3,), (4,)]:
-            raise RecoError(f"an array of shape {image.shape} is no picture: give (h, w, 3)")
-        if image.dtype.kind != "u" or image.dtype.itemsize > 2:
-            raise RecoError(
-                f"an array of {image.dtype} is no picture: give uint8 (0 to 255) or uint16 (0 to "
-                "65535), as with image.astype(np.uint8)"
-            )
-        image = Image.fromarray(image if image.itemsize == 1 else (image >> 8).astype(np.uint8))
-    if not isinstance(image, Image.Image):
-        raise RecoError(
-            f"{type(image).__name__} is no picture: give a path, an array or a picture of Pillow"
-        )
-    try:
-        return to_rgb(image)
-    except ValueError as error:
-        raise RecoError(f"this picture: {error}") from None
-
-
-def fit(picture: Image.Image, size: int | None) -> Image.Image:
-    """A photograph at the size at which networks see it: its shorter side, but no long strip."""
-    shorter, longer = sorted(picture.size)
-    size = size or shorter
-    if longer <= ASPECT * shorter:
-        return Geometry(size).picture(picture)
-    scale = ASPECT * size / longer
-    sides = [max(32, round(side * scale)) for side in picture.size]
-    return picture.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
-
-
 def _find_config(experiment: str, config: str | Path | None) -> Config:
     """The config that is named, else that of the experiment's last run."""
     if config is not None:
@@ -620,11 +474,3 @@ def _find_config(experiment: str, config: str | Path | None) -> Config:
         f"no experiment {experiment!r} here; known: {', '.join(known) or 'none'}. Run this in the "
         "project's folder"
     )
-
-
-def _find_rows(usable: Path, paths: Sequence[str]) -> dict[str, int]:
-    """The row of some images in the list of the index, which may be too long to hold."""
-    wanted = set(paths)
-    with open(usable, newline="", encoding="utf-8") as file:
-        lines = enumerate(islice(csv.reader(file), 1, None))
-        return {path: row for row, (path, _) in lines if path in wanted}

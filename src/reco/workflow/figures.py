@@ -34,8 +34,9 @@ from reco.data.folder import IGNORE, read_table
 from reco.data.geometry import square
 from reco.data.images import read_image
 from reco.data.split import Row, Split
-from reco.experiment import Experiment, Method
+from reco.experiment import Experiment
 from reco.files import atomic, read_tensors
+from reco.method.variants import Method
 from reco.progress import track
 from reco.workflow.catalog import read_index_labels
 from reco.workflow.tables import method_name

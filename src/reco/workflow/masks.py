@@ -14,8 +14,8 @@ from torch import Tensor
 from reco.config import CRF
 from reco.data.folder import IGNORE, write_labels
 from reco.errors import RecoError
-from reco.experiment import Method
 from reco.method.refine import refine, shrink, use_one_thread
+from reco.method.variants import Method
 
 QUEUE_BYTES = 256 << 20  # of probabilities that wait for a CRF; one image per process at least
 

@@ -7,11 +7,11 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from reco.config import Config, FolderBenchmark, FolderIndex
-from reco.data.folder import file_state
+from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark
+from reco.data.folder import Scan, file_state, scan
 from reco.errors import RecoError
-from reco.experiment import Experiment, scan_images
-from reco.files import read_json
+from reco.experiment import Experiment
+from reco.files import fingerprint, read_json
 from reco.models import LOCAL, SPECS, checkpoint_of, is_checkpoint, unknown_name
 
 
@@ -141,3 +141,39 @@ def _clip_models() -> list[str]:
     if not package or not package.origin:
         return []
     return [file.stem for file in Path(package.origin).with_name("model_configs").glob("*.json")]
+
+
+def scan_images(experiment: Experiment) -> dict[str, Scan]:
+    """State and number of the images of the index, of the benchmark and of the photographs.
+
+    Of composed scenes only names and sizes count, for times change where they are copied.
+    """
+    config = experiment.config
+    splits = [experiment.split(role) for role in ("train", "val")] if config.benchmark else []
+    folders = {
+        "index": [experiment.index_root],
+        "benchmark": [
+            split.root / part / split.name for part in ("images", "masks") for split in splits
+        ]
+        if experiment.reader.kind == "folder"
+        else list(dict.fromkeys(split.root for split in splits)),
+    }
+    if config.photos:
+        folders["photos"] = [config.photos]
+    composed = {
+        "photos": False,
+        "index": config.index.kind == "stamps",
+        "benchmark": isinstance(config.benchmark, StampsBenchmark),
+    }
+    found = {
+        name: scan(*(root for root in roots if root.is_dir()), times=not composed[name])
+        for name, roots in folders.items()
+    }
+    if config.photos and config.photos.is_file():
+        found["photos"] = Scan(fingerprint(file_state(config.photos)), 1)
+    return found
+
+
+def images_state(experiment: Experiment) -> dict[str, str]:
+    """What tells whether images were added, replaced or taken away since they were listed."""
+    return {name: found.digest for name, found in scan_images(experiment).items()}

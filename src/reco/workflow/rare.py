@@ -14,8 +14,9 @@ import torch
 from reco.data.folder import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
-from reco.experiment import Experiment, Method
+from reco.experiment import Experiment
 from reco.method.segment import predict
+from reco.method.variants import Method
 from reco.progress import track
 from reco.workflow.segment import pairs, read_knowledge
 from reco.workflow.views import see

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from reco.data.folder import read_table
 from reco.device import resolve_device
-from reco.experiment import Experiment, Method
+from reco.experiment import Experiment
 from reco.files import read_tensors
 from reco.method.bank import Space
 from reco.method.segment import Knowledge, Scale, Views, least_salient, predict, predict_bank
+from reco.method.variants import Method
 from reco.progress import LOG, track
 from reco.work import is_whole, publish, working_folder
 from reco.workflow.bank import read_spaces

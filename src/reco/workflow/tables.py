@@ -14,8 +14,9 @@ import pandas as pd
 
 from reco.config import config_fingerprint
 from reco.data.folder import read_table
-from reco.experiment import Experiment, Method
+from reco.experiment import Experiment
 from reco.files import write_text
+from reco.method.variants import Method
 from reco.workflow.evaluate import WAY
 
 NAMES = {
@@ -34,7 +35,7 @@ RECIPES = {
     "kept": "+ all seeds kept",
     "seedbank": "+ all scales = seedbank",
 }
-"""Steps from the paper's recipe to `seedbank` (`reco.experiment.STEPS`), as tables name them."""
+"""Steps from the paper's recipe to `seedbank`, as tables name them."""
 
 
 def method_name(method: str, crf: bool, recipe: str = "") -> str:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from reco.data.images import read_image
 from reco.errors import RecoError
-from reco.photos.segmenter import Learned, Segmenter
+from reco.photos.learned import Learned
+from reco.photos.segmenter import Segmenter
 from reco.photos.sheets import archive_pictures
 
 if TYPE_CHECKING:

@@ -18,16 +18,14 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import sha256
 from reco.models.packaged import convert
-from reco.photos.segmenter import Learned, Segmenter, fit
+from reco.photos.learned import Learned
+from reco.photos.picture import fit
+from reco.photos.segmenter import Segmenter
 from reco.photos.specialists.specialist import CONCEPT, Description, Example, Specialist
 from reco.progress import LOG, track
 from reco.revision import read_revision
-from reco.workflow.train import (
-    PACKAGED_WEIGHTS,
-    build,
-    normalisation,
-    train,
-)
+from reco.workflow.deeplab import PACKAGED_WEIGHTS, build, normalisation
+from reco.workflow.train import train
 
 ITERATIONS = 100
 PACKAGES = ("numpy", "pillow", "segmentation-models-pytorch", "timm", "torch", "torchvision")

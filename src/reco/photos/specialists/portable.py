@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from reco.errors import RecoError
 from reco.files import atomic
 from reco.photos.specialists.specialist import CONCEPT, Specialist
-from reco.workflow.train import (
-    predict,
-)
+from reco.workflow.deeplab import predict
 
 TOLERANCE = 1e-4  # between what ONNX Runtime and torch say of a pixel
 

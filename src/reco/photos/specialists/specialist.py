@@ -20,12 +20,9 @@ from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.files import atomic, read_json, sha256, write_json
 from reco.method.refine import mean_field, shrink
+from reco.photos.picture import Picture, as_picture, fit
 from reco.photos.result import Segmentation
-from reco.photos.segmenter import Picture, as_picture, fit
-from reco.workflow.train import (
-    build,
-    predict_picture,
-)
+from reco.workflow.deeplab import build, predict_picture
 
 FORMAT = 1
 FILES = (
@@ -49,7 +46,7 @@ class Description(Section):
     Attributes:
         format: version of this file.
         word: the concept.
-        encoder: backbone; see `reco.workflow.train.build`.
+        encoder: backbone; see `reco.workflow.deeplab.build`.
         mean, std: the statistics that pixels in [0, 1] are normalised with.
         size: pixels of the shorter side at which the network sees a photograph, None = as it is; a
             strip longer than 4:1 gets a longer side of 4 sizes.
