@@ -194,7 +194,7 @@ def test_masks_of_another_index_are_not_kept(model, photos, tmp_path):
 
 def test_masks_say_which_index_they_are_of(model, photos, tmp_path, monkeypatch):
     """Also where the archives, the references and the thresholds are the same by chance."""
-    monkeypatch.setattr("reco.photos.segmenter.bounds", lambda own, other: (0.1, 0.3))
+    monkeypatch.setattr("reco.photos.learned.bounds", lambda own, other: (0.1, 0.3))
     make_folder(tmp_path / "mine", index=8)
     index, folder = tmp_path / "mine/photos", photos / "bench/images/val"
 
