@@ -288,6 +288,27 @@ def test_an_experiment_without_an_index_says_what_to_run(model):
         load(index="empty", config=check_config(CONFIG))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"models": {**CONFIG["models"], "retrieval": "colours:rings"}}, {"sizes": {"retrieval": 128}}],
+    ids=["model", "size"],
+)
+def test_an_index_of_another_model_or_size_is_refused(model, photos, changes):
+    config = load(index=photos / "photos", config=check_config(CONFIG)).config
+    assert load(config=config).config == config
+    values = {**config.model_dump(mode="json", exclude_none=True), "benchmark": None}
+    values |= {key: {**values[key], **change} for key, change in changes.items()}
+    found, wanted = config, check_config(values)
+    with pytest.raises(RecoError) as error:
+        load(config=wanted)
+    said = str(error.value)
+    for known in (found, wanted):
+        assert f"{known.models.retrieval} at {known.sizes.retrieval}" in said
+    made = Experiment(wanted).embeddings
+    assert said.startswith(f"{made}: ") and f"snakemake --cores all {made}" in said
+    assert "\n" not in said
+
+
 # ---- doubt ------------------------------------------------------------------------------------
 
 

@@ -147,12 +147,58 @@ def _only(plan: Experiment, slugs: Sequence[str]) -> Experiment:
 
 
 def read_learned(plan: Experiment, concept: Concept, index: Index, device: str) -> Learned:
-    slug, source, variant = concept.slug, plan.best_source(concept.slug), plan.best_variant
+    """Read what `make_files` made of a concept, and compare it with images of the index.
+
+    Args:
+        plan: that has the concept.
+        index: of the plan.
+        device: where the references and the text go.
+
+    Raises:
+        RecoError: a file is missing or damaged.
+    """
+    config, slug, source = plan.config, concept.slug, plan.best_source(concept.slug)
     stored, texts = read_tensors(source), read_tensors(plan.text(slug))
     rows = read_archive(plan.archive(slug))[: plan.best.archive_size]
-    support, seeds = stored[f"{variant}.support"], stored[f"{variant}.seeds"]
+    references, text = _references(plan, stored), torch.from_numpy(texts["dense"])
+    unlike = np.argsort(index.sample.embeddings @ texts["retrieval"], kind="stable")
+    unlike = unlike[: max(1, len(unlike) // 2)]
+    inside = _features(plan, slug, len(rows))
+    outside = [torch.from_numpy(of[unlike]) for of in (index.sample.encoder, index.sample.dense)]
+    low, high = bounds(
+        _positions(index, inside, references, text, own=True),
+        _positions(index, outside, references, text),
+    )
+    least = low + (BANK_BETWEEN if config.banked else BETWEEN) * (high - low)
+    return Learned(
+        concept,
+        # The file's name tells the settings, its content what was learned. Whether a word is in
+        # doubt, and where another thing begins, the whole index tells.
+        fingerprint([source, sha256(source), least, index_mark(Path(plan.embeddings))]),
+        {scale: values.to(device) for scale, values in references.items()},
+        text.to(device),
+        _archive(plan, rows, stored),
+        least,
+        low,
+        _doubt(index, concept, rows, texts["retrieval"]),
+        tuple(index.sample.paths[place] for place in unlike),
+    )
+
+
+def _references(plan: Experiment, stored: dict[str, np.ndarray]) -> dict[int, Tensor]:
+    """What the recipe compares with; see `Learned`."""
+    if not plan.config.banked:
+        return {0: torch.from_numpy(stored[f"{plan.best_variant}.reference"])}
+    scales = plan.config.bank.scales
+    return {scale: torch.from_numpy(stored[f"{scale}.prototypes"]) for scale in scales}
+
+
+def _archive(
+    plan: Experiment, rows: Sequence[dict[str, str]], stored: dict[str, np.ndarray]
+) -> tuple[Archived, ...]:
+    support, seeds = (stored[f"{plan.best_variant}.{what}"] for what in ("support", "seeds"))
     steps = np.array(support.shape[1:])
-    archive = tuple(
+    return tuple(
         Archived(
             plan.index_root / row["path"],
             float(row["similarity"]),
@@ -161,55 +207,26 @@ def read_learned(plan: Experiment, concept: Concept, index: Index, device: str) 
         )
         for row, seed, values in zip(rows, seeds, support, strict=True)
     )
-    unlike = np.argsort(index.sample.embeddings @ texts["retrieval"], kind="stable")
-    unlike = unlike[: max(1, len(unlike) // 2)]
-    text = torch.from_numpy(texts["dense"])
-    if plan.config.banked:
-        references = {
-            scale: torch.from_numpy(stored[f"{scale}.prototypes"])
-            for scale in plan.config.bank.scales
-        }
-        table = plan.bank_features(slug)
-    else:
-        references = {0: torch.from_numpy(stored[f"{variant}.reference"])}
-        table = plan.features(slug)
-    places, end = read_table(table)[: len(rows)], f"_{variant}" * plan.config.banked
-    inside = [
+
+
+def _features(plan: Experiment, slug: str, count: int) -> list[Tensor]:
+    """Of an archive's first images: the encoder's (n, c, h, w), and dense ones (n, d, h', w')."""
+    banked = plan.config.banked
+    table = plan.bank_features(slug) if banked else plan.features(slug)
+    rows, end = read_table(table)[:count], f"_{plan.best_variant}" * banked
+    return [
         torch.from_numpy(
             read_places(
-                [Place(row[f"{what}{end}_shard"], int(row[f"{what}{end}_row"])) for row in places]
+                [Place(row[f"{what}{end}_shard"], int(row[f"{what}{end}_row"])) for row in rows]
             )
         )
         for what in ("encoder", "dense")
     ]
-    outside = [
-        torch.from_numpy(features[unlike])
-        for features in (index.sample.encoder, index.sample.dense)
-    ]
-    low, high = bounds(
-        _positions(index, inside[0], inside[1], references, text, own=True),
-        _positions(index, outside[0], outside[1], references, text),
-    )
-    least = low + (BANK_BETWEEN if plan.config.banked else BETWEEN) * (high - low)
-    return Learned(
-        concept,
-        # The file's name tells the settings, its content what was learned. Whether a word is in
-        # doubt, and where another thing begins, the whole index tells.
-        fingerprint([source, sha256(source), least, index_mark(Path(plan.embeddings))]),
-        {scale: values.to(device) for scale, values in references.items()},
-        text.to(device),
-        archive,
-        least,
-        low,
-        _doubt(index, concept, rows, texts["retrieval"]),
-        tuple(index.sample.paths[place] for place in unlike),
-    )
 
 
 def _positions(
     index: Index,
-    encoder: Tensor,
-    dense: Tensor,
+    features: Sequence[Tensor],
     references: dict[int, Tensor],
     text: Tensor,
     *,
@@ -218,11 +235,11 @@ def _positions(
     """(n, positions): saliency of one concept in images, or its score at the first scale.
 
     Args:
-        encoder, dense: (n, c, h, w) and (n, d, h', w').
+        features: the encoder's (n, c, h, w), and dense ones (n, d, h', w').
         own: whether these are the archive's images; each is then compared with the prototypes
             of the others.
     """
-    config = index.plan.config
+    config, (encoder, dense) = index.plan.config, features
     if not config.banked:
         reference, size = references[0][None], (encoder.shape[2], encoder.shape[3])
         temperature = config.temperature
@@ -239,8 +256,7 @@ def _positions(
 
 
 def _doubt(index: Index, concept: Concept, rows: Sequence[dict[str, str]], text: np.ndarray) -> str:
-    best = [row["path"] for row in rows[:BEST]]
-    nearest = index.rows(best)
+    nearest = index.rows([row["path"] for row in rows[:BEST]])
     names, others = index.vocabulary
     sample = index.sample.embeddings @ text
     return doubt(concept.name, nearest, nearest @ text, others, names, sample)
