@@ -73,7 +73,8 @@ lint: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/snakemake --lint
+	@# Jobs use the Python that runs Snakemake; the linter would have an environment for each rule.
+	! $(BIN)/snakemake --lint 2>&1 | grep '^    \* ' | grep -v 'Specify a conda environment'
 
 # make types:     check the types
 types: .venv/installed

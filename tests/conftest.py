@@ -87,7 +87,6 @@ class Project:
             "profiles",
             "src",
             "notebooks",
-            "environment.yml",
         ):
             source = ROOT / name
             if source.is_dir():

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 
 from reco import models
 from reco.config import Config, check_config
-from reco.data.folder import read_table, write_table
 from reco.data.store import Store
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_tensors

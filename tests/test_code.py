@@ -57,6 +57,7 @@ def test_jobs_of_a_concept_depend_on_no_network():
         names = closure(f"workflow.{job}")
         assert not any(name.startswith("models") for name in names), names
         assert "workflow.embed" not in names
+    assert not {"data.folder", "data.images"} & set(closure("workflow.retrieve"))
 
 
 def test_one_backend_is_no_dependency_of_another():

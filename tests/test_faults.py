@@ -23,8 +23,9 @@ from conftest import CORES, PROMPT, Project, make_folder
 from safetensors.numpy import save_file
 
 from reco.cli import main
-from reco.data.folder import read_table, write_labels, write_table
+from reco.data.folder import write_labels
 from reco.data.store import Store, read_places
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.files import atomic, write_array, write_json
 from reco.models import packaged

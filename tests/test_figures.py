@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from reco.cli import commands
 from reco.config import Config
 from reco.data.embeddings import description_of
-from reco.data.folder import write_labels, write_table
+from reco.data.folder import write_labels
+from reco.data.tables import write_table
 from reco.experiment import Experiment
 from reco.files import write_json
 from reco.method.variants import Method

@@ -19,7 +19,6 @@ from reco.data.folder import (
     printable,
     read_classes,
     read_mask,
-    read_table,
     scan,
     survey,
     write_labels,
@@ -27,6 +26,7 @@ from reco.data.folder import (
 from reco.data.geometry import Geometry
 from reco.data.images import KINDS, read_image
 from reco.data.split import Split
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.files import sha256
 from reco.workflow.catalog import Seen, catalog_index, catalog_split, write_seen

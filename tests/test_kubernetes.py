@@ -24,7 +24,7 @@ import pytest
 import yaml
 from conftest import CORES, ROOT, SHAPES, Project, job_counts
 
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.workflow.resources import memory_mb
 
 

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from reco.config import load
 from reco.data.benchmarks import dataset
-from reco.data.folder import read_table, write_labels
+from reco.data.folder import write_labels
 from reco.data.geometry import NEAREST, Geometry
 from reco.data.split import Split
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_json, read_tensors

@@ -14,7 +14,7 @@ from torch import nn
 
 from reco import models
 from reco.config import Config, check_config
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_json, read_tensors

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_paper import SMALL, Paper
 
 from reco.config import load
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.workflow.rare import BINS, THRESHOLDS, Histogram, rare, summarize

@@ -32,7 +32,7 @@ def test_rules_ask_for_what_their_labels_need(project):
     jobs = {
         found[1]: found[0]
         for found in re.finditer(r"rule (\w+):\n(?:    .*\n)+", said)
-        if "resources:" in found[0]
+        if "mem_mb=" in found[0]
     }
     asked = {rule: int(re.search(r"mem_mb=(\d+)", text)[1]) for rule, text in jobs.items()}
     labels = memory_mb(CORES, len(SHAPES), 78)

@@ -23,7 +23,8 @@ import reco.photos.folder
 from reco import cli, models
 from reco.concepts import parse_concepts
 from reco.config import check_config
-from reco.data.folder import read_table, survey
+from reco.data.folder import survey
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.method.background import threshold

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import Project, job_counts
 
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 
 pytestmark = pytest.mark.slurm
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from reco.cli import commands
 from reco.config import CRF, Train
-from reco.data.folder import IGNORE
 from reco.errors import RecoError
 from reco.method.doubt import vocabulary
+from reco.method.metrics import IGNORE
 from reco.photos.result import Segmentation
 from reco.photos.segmenter import load
 from reco.photos.specialists.lessons import Lesson, learn_one, make_lessons, teach

@@ -11,10 +11,11 @@ from torchvision.tv_tensors import Mask
 
 from reco.config import Train
 from reco.data.benchmarks import Folder
-from reco.data.folder import IGNORE, write_labels
+from reco.data.folder import write_labels
 from reco.data.geometry import Geometry
 from reco.data.split import Split
 from reco.errors import RecoError
+from reco.method.metrics import IGNORE
 from reco.method.train import at_equal_size, learning_rate
 from reco.workflow.crops import PseudoMasks, crop_scaled, read_pair
 from reco.workflow.deeplab import build, predict

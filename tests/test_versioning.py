@@ -18,7 +18,7 @@ from moto.server import ThreadedMotoServer
 from test_workflow import EACH_ONCE, RULES
 
 from reco.config import load
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 RULES_OF = {

@@ -19,10 +19,11 @@ from reco.concepts import Concept, check_concepts, check_slugs, slugify
 from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark
 from reco.data.benchmarks import Dataset, Folder, dataset
 from reco.data.embeddings import Description, read_description
-from reco.data.folder import read_classes, read_table
+from reco.data.folder import read_classes
 from reco.data.geometry import choose_geometry
 from reco.data.split import Split
 from reco.data.store import SPLITS
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.files import fingerprint, noted_digest, sha256, shipped
 from reco.method.variants import STEPS, Method

@@ -6,7 +6,7 @@ experiment the checked lists of its images (`images/{index,train,val}.csv`). On 
 fetches what `config/downloads.yaml` lists: `snakemake data/downloads/<name>.json`.
 """
 
-from reco.data.downloads import DOWNLOADS, read_downloads
+from reco.data.downloads.listing import DOWNLOADS, read_downloads
 
 try:
     FETCHABLE = [entry.name for entry in read_downloads(shipped(DOWNLOADS)).downloads]
@@ -26,8 +26,6 @@ rule weights:
         f"{DATA}/logs/weights.log",
     benchmark:
         f"{DATA}/benchmarks/weights.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -48,8 +46,6 @@ rule fetch:
         f"{DATA}/logs/fetch.log",
     benchmark:
         f"{DATA}/benchmarks/fetch.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -77,8 +73,6 @@ rule download:
     wildcard_constraints:
         name="|".join(FETCHABLE),
     retries: 2
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -106,8 +100,6 @@ rule compose:
         f"{DATA}/logs/compose.log",
     benchmark:
         f"{DATA}/benchmarks/compose.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=3000,
@@ -136,8 +128,6 @@ rule catalog:
         f"{DATA}/logs/catalog.log",
     benchmark:
         f"{DATA}/benchmarks/catalog.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=2000,
@@ -163,8 +153,6 @@ rule catalog_split:
         f"{DATA}/logs/catalog_split/{{split}}.log",
     benchmark:
         f"{DATA}/benchmarks/catalog_split/{{split}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -26,8 +26,6 @@ rule embed:
         f"{DATA}/logs/embed/{{scatteritem}}.log",
     benchmark:
         f"{DATA}/benchmarks/embed/{{scatteritem}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
@@ -67,8 +65,6 @@ rule gather:
         f"{DATA}/logs/gather.log",
     benchmark:
         f"{DATA}/benchmarks/gather.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -99,8 +95,6 @@ rule text:
         f"{DATA}/logs/text.log",
     benchmark:
         f"{DATA}/benchmarks/text.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
@@ -123,8 +117,6 @@ rule embed_split:
         f"{DATA}/logs/embed_split/{{split}}.log",
     benchmark:
         f"{DATA}/benchmarks/embed_split/{{split}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,

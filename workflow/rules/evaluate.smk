@@ -29,7 +29,9 @@ if PLUS:
 
 # Rules with networks, which say in their logs where these ran.
 NETWORKS = ["embed", "text", "features"] + ["whiten"] * bool(EXPERIMENT.banked)
-NETWORKS += ["segment_split"] * SCORED + ["rare"] * RARE
+NETWORKS += ["embed_split"] * EXPERIMENT.keeps_features
+NETWORKS += ["segment_part"] * (SCORED and PARTS > 1) + ["segment_split"] * SCORED
+NETWORKS += ["rare"] * RARE
 NETWORKS += ["train", "segment_plus"] * bool(PLUS)
 
 
@@ -47,8 +49,6 @@ rule evaluate:
         f"{DATA}/logs/evaluate.log",
     benchmark:
         f"{DATA}/benchmarks/evaluate.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -83,8 +83,6 @@ rule precision:
         f"{DATA}/logs/precision.log",
     benchmark:
         f"{DATA}/benchmarks/precision.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -122,8 +120,6 @@ rule record:
         f"{DATA}/logs/record.log",
     benchmark:
         f"{DATA}/benchmarks/record.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

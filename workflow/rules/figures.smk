@@ -24,7 +24,7 @@ rule table_components:
         metrics=rules.evaluate.output.metrics,
         images=f"{DATA}/images/val.csv",
         run=rules.record.output.run,
-        code=code("workflow.tables"),
+        code=code("workflow.commands.figures"),
     output:
         markdown=f"{RESULTS}/tables/components.md",
         latex=f"{RESULTS}/tables/components.tex",
@@ -38,8 +38,6 @@ rule table_components:
         f"{DATA}/logs/table_components.log",
     benchmark:
         f"{DATA}/benchmarks/table_components.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -63,7 +61,7 @@ rule table_methods:
         images=f"{DATA}/images/val.csv",
         curve=rules.train.output.curve if PLUS else [],
         run=rules.record.output.run,
-        code=code("workflow.tables"),
+        code=code("workflow.commands.figures"),
     output:
         markdown=f"{RESULTS}/tables/methods.md",
         latex=f"{RESULTS}/tables/methods.tex",
@@ -77,8 +75,6 @@ rule table_methods:
         f"{DATA}/logs/table_methods.log",
     benchmark:
         f"{DATA}/benchmarks/table_methods.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -101,7 +97,7 @@ rule table_retrieval:
         retrieval=rules.precision.output.retrieval,
         images=rules.gather.output.images,
         run=rules.record.output.run,
-        code=code("workflow.tables"),
+        code=code("workflow.commands.figures"),
     output:
         markdown=f"{RESULTS}/tables/retrieval.md",
         latex=f"{RESULTS}/tables/retrieval.tex",
@@ -115,8 +111,6 @@ rule table_retrieval:
         f"{DATA}/logs/table_retrieval.log",
     benchmark:
         f"{DATA}/benchmarks/table_retrieval.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -139,7 +133,7 @@ rule figure_archives:
         archives=RANKED,
         references=[EXPERIMENT.best_source(slug) for slug in TARGETS],
         run=rules.record.output.run,
-        code=code("workflow.figures"),
+        code=code("workflow.commands.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/archives.png",
@@ -152,8 +146,6 @@ rule figure_archives:
         f"{DATA}/logs/figure_archives.log",
     benchmark:
         f"{DATA}/benchmarks/figure_archives.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -177,7 +169,7 @@ rule figure_archive:
         archive=lambda wildcards: EXPERIMENT.archive(wildcards.slug),
         reference=lambda wildcards: EXPERIMENT.best_source(wildcards.slug),
         run=rules.record.output.run,
-        code=code("workflow.figures"),
+        code=code("workflow.commands.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/archive/{{slug}}.png",
@@ -190,8 +182,6 @@ rule figure_archive:
         f"{DATA}/logs/figure_archive/{{slug}}.log",
     benchmark:
         f"{DATA}/benchmarks/figure_archive/{{slug}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -214,7 +204,7 @@ rule figure_predictions:
         zero_shot=f"{DATA}/masks/val",
         plus=PLUS,
         run=rules.record.output.run,
-        code=code("workflow.figures"),
+        code=code("workflow.commands.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/predictions.png",
@@ -227,8 +217,6 @@ rule figure_predictions:
         f"{DATA}/logs/figure_predictions.log",
     benchmark:
         f"{DATA}/benchmarks/figure_predictions.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -254,7 +242,7 @@ rule figure_archive_size:
         metrics=rules.evaluate.output.metrics,
         compared=list(EXPERIMENT.compared("metrics.csv")[1].values()),
         run=rules.record.output.run,
-        code=code("workflow.figures"),
+        code=code("workflow.commands.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/archive_size.png",
@@ -267,8 +255,6 @@ rule figure_archive_size:
         f"{DATA}/logs/figure_archive_size.log",
     benchmark:
         f"{DATA}/benchmarks/figure_archive_size.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -290,7 +276,7 @@ rule figure_precision:
         images=rules.gather.output.images,
         compared=list(EXPERIMENT.compared("retrieval.csv")[1].values()),
         run=rules.record.output.run,
-        code=code("workflow.figures"),
+        code=code("workflow.commands.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/precision.png",
@@ -303,8 +289,6 @@ rule figure_precision:
         f"{DATA}/logs/figure_precision.log",
     benchmark:
         f"{DATA}/benchmarks/figure_precision.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -325,7 +309,7 @@ rule figure_training:
     input:
         curve=rules.train.output.curve,
         run=rules.record.output.run,
-        code=code("workflow.figures"),
+        code=code("workflow.commands.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/training.png",
@@ -338,8 +322,6 @@ rule figure_training:
         f"{DATA}/logs/figure_training.log",
     benchmark:
         f"{DATA}/benchmarks/figure_training.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -367,8 +349,6 @@ rule paper_figures:
         notebook=f"{RESULTS}/paper_figures.ipynb",
     benchmark:
         f"{DATA}/benchmarks/paper_figures.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

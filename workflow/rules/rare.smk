@@ -21,8 +21,6 @@ rule rare:
         f"{DATA}/logs/rare.log",
     benchmark:
         f"{DATA}/benchmarks/rare.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
@@ -45,7 +43,7 @@ rule figure_rare:
         scores=rules.rare.output.scores,
         summary=rules.rare.output.summary,
         run=rules.record.output.run,
-        code=code("workflow.figures"),
+        code=code("workflow.commands.figures"),
     output:
         png=report(
             f"{RESULTS}/figures/rare.png",
@@ -58,8 +56,6 @@ rule figure_rare:
         f"{DATA}/logs/figure_rare.log",
     benchmark:
         f"{DATA}/benchmarks/figure_rare.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,

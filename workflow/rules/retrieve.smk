@@ -18,8 +18,6 @@ rule retrieve:
         f"{DATA}/logs/retrieve/{{slug}}.{{mark}}.log",
     benchmark:
         f"{DATA}/benchmarks/retrieve/{{slug}}.{{mark}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,

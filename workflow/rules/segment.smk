@@ -64,8 +64,6 @@ rule segment:
         f"{DATA}/logs/segment/{{folder}}.log",
     benchmark:
         f"{DATA}/benchmarks/segment/{{folder}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         # One photograph at a time, and its CRF in the same process.
@@ -114,11 +112,9 @@ rule segment_part:
         f"{DATA}/logs/segment_part/{{split}}/{{scatteritem}}.log",
     benchmark:
         f"{DATA}/benchmarks/segment_part/{{split}}/{{scatteritem}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(len(TARGETS)),
         runtime=720,
         gpu=1,
     params:
@@ -159,8 +155,6 @@ rule segment_split:
         f"{DATA}/logs/segment_split/{{split}}.log",
     benchmark:
         f"{DATA}/benchmarks/segment_split/{{split}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=memory(len(TARGETS)),

@@ -33,8 +33,6 @@ rule train:
         f"{DATA}/logs/train.log",
     benchmark:
         f"{DATA}/benchmarks/train.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=memory(0, side=0),
@@ -75,8 +73,6 @@ rule segment_plus:
         f"{DATA}/logs/segment_plus.log",
     benchmark:
         f"{DATA}/benchmarks/segment_plus.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=memory(len(EXPERIMENT.labels)),

@@ -16,16 +16,9 @@ from PIL import Image
 
 from reco.concepts import slugify
 from reco.data.batches import ahead
-from reco.data.folder import (
-    RESULTS,
-    file_state,
-    printable,
-    read_table,
-    survey,
-    write_labels,
-    write_table,
-)
+from reco.data.folder import RESULTS, file_state, printable, survey, write_labels
 from reco.data.images import KINDS, opened, read_image
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, read_json, write_json
 from reco.photos.learned import Learned

@@ -15,8 +15,8 @@ from torch import Tensor
 from reco import models
 from reco.concepts import Concept
 from reco.data.embeddings import index_mark
-from reco.data.folder import read_table
 from reco.data.store import Place, read_places
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import fingerprint, read_tensors, sha256

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco
 
 from reco.data.colours import concept_color
-from reco.data.folder import IGNORE
+from reco.method.metrics import IGNORE
 
 ALPHA = 0.55  # of the colours over the photograph
 LONGEST = 1280  # pixels of the longer side of an overlay

@@ -17,12 +17,12 @@ from torch import Tensor
 from reco import models
 from reco.concepts import Concept, parse_concepts
 from reco.config import Config
-from reco.data.folder import IGNORE
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import open_array
 from reco.method.background import RANGE, extent
+from reco.method.metrics import IGNORE
 from reco.method.refine import largest, mean_field, shrink
 from reco.method.segment import WEIGHT, Knowledge, bank_maps, saliency
 from reco.models import keeping_loader

@@ -14,12 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reco.data.benchmarks import check_sizes, class_names
-from reco.data.folder import IGNORE, file_state, printable, read_table, survey, write_table
+from reco.data.benchmarks import check_sizes
+from reco.data.folder import file_state, printable, survey
+from reco.data.imagenet import class_names
 from reco.data.images import read_size
 from reco.data.split import Split
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.files import sha256, write_text
+from reco.method.metrics import IGNORE
 from reco.progress import LOG, track
 
 CHUNK = 64  # images that a thread takes at a time

@@ -14,9 +14,10 @@ from torchvision.tv_tensors import Image as ImageTensor
 from torchvision.tv_tensors import Mask
 
 from reco.config import Train
-from reco.data.folder import IGNORE, read_mask
+from reco.data.folder import read_mask
 from reco.data.geometry import Geometry
 from reco.data.images import read_image
+from reco.method.metrics import IGNORE
 from reco.workflow.deeplab import normalisation
 
 AS_THEY_ARE = Geometry(None)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from reco.data.batches import ahead, batches
 from reco.data.embeddings import Description, description_of
-from reco.data.folder import read_table, write_table
 from reco.data.geometry import Geometry, archive_geometry
 from reco.data.images import read_image
 from reco.data.store import Place, Store, read_places
+from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment

@@ -30,12 +30,13 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from reco.data.colours import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION, YELLOW
-from reco.data.folder import IGNORE, read_table
 from reco.data.geometry import square
 from reco.data.images import read_image
 from reco.data.split import Row, Split
+from reco.data.tables import read_table
 from reco.experiment import Experiment
 from reco.files import atomic, read_tensors
+from reco.method.metrics import IGNORE
 from reco.method.variants import Method
 from reco.progress import track
 from reco.workflow.catalog import read_index_labels

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from reco.config import CRF
-from reco.data.folder import IGNORE, write_labels
+from reco.data.folder import write_labels
 from reco.errors import RecoError
+from reco.method.metrics import IGNORE
 from reco.method.refine import refine, shrink, use_one_thread
 from reco.method.variants import Method
 

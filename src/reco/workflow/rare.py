@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment

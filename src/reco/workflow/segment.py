@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.device import resolve_device
 from reco.experiment import Experiment
 from reco.files import read_tensors

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from reco.config import config_fingerprint
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.experiment import Experiment
 from reco.files import write_text
 from reco.method.variants import Method

@@ -18,9 +18,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from reco.config import Train
-from reco.data.folder import read_table, write_table
 from reco.data.geometry import BILINEAR, NEAREST, Geometry
 from reco.data.split import Row, Split
+from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment

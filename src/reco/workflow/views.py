@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from reco.data.batches import ahead
-from reco.data.folder import read_table, write_table
 from reco.data.geometry import Geometry
 from reco.data.split import Row, Split
 from reco.data.store import Place, Store, as_stored, read_places
+from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment, side_name

@@ -12,11 +12,12 @@ from PIL import Image
 
 from reco.concepts import parse_concepts
 from reco.config import Train
-from reco.data.folder import IGNORE, write_labels
+from reco.data.folder import write_labels
 from reco.data.images import read_image
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import sha256
+from reco.method.metrics import IGNORE
 from reco.models.packaged import convert
 from reco.photos.learned import Learned
 from reco.photos.picture import fit

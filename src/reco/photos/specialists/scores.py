@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reco.data.benchmarks import check_sizes
-from reco.data.folder import IGNORE, find_images
+from reco.data.folder import find_images
 from reco.data.images import read_values
 from reco.errors import RecoError
-from reco.method.metrics import ConfusionMatrix
+from reco.method.metrics import IGNORE, ConfusionMatrix
 from reco.photos.result import Segmentation, paint
 from reco.photos.specialists.lessons import Lesson
 from reco.photos.specialists.specialist import CONCEPT, Specialist

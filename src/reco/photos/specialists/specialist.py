@@ -15,10 +15,11 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
 from reco.config import CRF, Section, Train
-from reco.data.folder import IGNORE, write_table
+from reco.data.tables import write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.files import atomic, read_json, sha256, write_json
+from reco.method.metrics import IGNORE
 from reco.method.refine import mean_field, shrink
 from reco.photos.picture import Picture, as_picture, fit
 from reco.photos.result import Segmentation
