@@ -195,7 +195,7 @@ def test_masks_of_another_index_are_not_kept(model, photos, tmp_path):
 
 def test_masks_say_which_index_they_are_of(model, photos, tmp_path, monkeypatch):
     """Also where the archives, the references and the thresholds are the same by chance."""
-    monkeypatch.setattr("reco.photos.segmenter.bounds", lambda own, other: (0.1, 0.3))
+    monkeypatch.setattr("reco.photos.learned.bounds", lambda own, other: (0.1, 0.3))
     make_folder(tmp_path / "mine", index=8)
     index, folder = tmp_path / "mine/photos", photos / "bench/images/val"
 
@@ -287,6 +287,27 @@ def test_an_experiment_without_an_index_says_what_to_run(model):
     Path("empty").mkdir()
     with pytest.raises(RecoError, match="holds no photographs"):
         load(index="empty", config=check_config(CONFIG))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"models": {**CONFIG["models"], "retrieval": "colours:rings"}}, {"sizes": {"retrieval": 128}}],
+    ids=["model", "size"],
+)
+def test_an_index_of_another_model_or_size_is_refused(model, photos, changes):
+    config = load(index=photos / "photos", config=check_config(CONFIG)).config
+    assert load(config=config).config == config
+    values = {**config.model_dump(mode="json", exclude_none=True), "benchmark": None}
+    values |= {key: {**values[key], **change} for key, change in changes.items()}
+    found, wanted = config, check_config(values)
+    with pytest.raises(RecoError) as error:
+        load(config=wanted)
+    said = str(error.value)
+    for known in (found, wanted):
+        assert f"{known.models.retrieval} at {known.sizes.retrieval}" in said
+    made = Experiment(wanted).embeddings
+    assert said.startswith(f"{made}: ") and f"snakemake --cores all {made}" in said
+    assert "\n" not in said
 
 
 # ---- doubt ------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def workplace(tmp_path_factory):
     before, names = Path.cwd(), vocabulary()[::25]
     os.chdir(folder)
     patch = pytest.MonkeyPatch()
-    patch.setattr("reco.photos.segmenter.vocabulary", lambda: names)  # a thousand take seconds
+    patch.setattr("reco.photos.index.vocabulary", lambda: names)  # a thousand take seconds
     try:
         done = invoke(
             *("specialist", "orange", "--index", "photos", "--experiment", "tiny"),
@@ -155,7 +155,7 @@ def test_words_that_cannot_be_taught(workplace, monkeypatch):
         error = invoke("specialist", word, "--index", "photos", "--experiment", "tiny").exception
         assert isinstance(error, RecoError) and said in str(error) and "\n" not in str(error)
     monkeypatch.setattr(
-        "reco.photos.segmenter.doubt",
+        "reco.photos.learned.doubt",
         lambda name, *_: f"nothing looks like {name!r}",
     )
     error = invoke("specialist", "lemon", "--index", "photos", "--experiment", "tiny").exception

@@ -1,15 +1,11 @@
 """Commands for people with photographs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reco.errors import RecoError
 from reco.options import EXPERIMENT, FILE, INDEX
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -12,9 +11,6 @@ from reco.errors import RecoError
 from reco.photos.learned import Learned
 from reco.photos.segmenter import Segmenter
 from reco.photos.sheets import archive_pictures
-
-if TYPE_CHECKING:
-    pass
 
 WORDS_LENGTH = 2000  # characters of all words
 NONE = "none of these"

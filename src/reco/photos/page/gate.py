@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reco.photos.page.answer import WORDS_LENGTH
+
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from reco.photos.page.answer import WORDS_LENGTH
 
 PHOTO_BYTES = 100 * 2**20  # of an uploaded file
 FORM_BYTES = 100_000  # of a request, besides a photograph

@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from reco.errors import RecoError
+from reco.photos.page.gate import PHOTO_BYTES, Gate
+from reco.photos.page.view import build, load_gradio
 from reco.photos.segmenter import load
 from reco.progress import LOG
 
 if TYPE_CHECKING:
     from gradio import Blocks
     from starlette.types import ASGIApp
-from reco.photos.page.gate import PHOTO_BYTES, Gate
-from reco.photos.page.view import build, load_gradio
 
 HOST = "127.0.0.1"
 NAMES = [HOST, "localhost"]  # a page of another name may not talk to this one through the browser
