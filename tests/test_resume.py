@@ -50,7 +50,7 @@ from colours import Colours
 from test_resume import deeplab, segment_val, train
 
 from reco import models
-from reco.workflow import segment
+from reco.workflow import masks
 from reco.workflow import train as training
 from reco.progress import open_log
 
@@ -70,7 +70,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "segment":
         colours = Colours()
         models.load = lambda spec, **options: colours
-        segment.write_labels = count_down(segment.write_labels)
+        masks.write_labels = count_down(masks.write_labels)
         segment_val(Path(sys.argv[4]))
     else:
         training.CHECKPOINT = 0  # after every step
