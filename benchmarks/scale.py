@@ -24,6 +24,7 @@ from measure import RESULTS, alternate, describe_machine, gemm_rate, read_rate
 from scipy.optimize import nnls
 
 from reco.config import load as load_config
+from reco.data.colours import GREY, VERMILION
 from reco.data.folder import find_images
 from reco.errors import RecoError
 from reco.experiment import Experiment
@@ -32,7 +33,7 @@ from reco.method.retrieve import LANES, retrieve
 from reco.models import load
 from reco.models.packaged import imagenet_names
 from reco.workflow.embed import encode, load_images
-from reco.workflow.figures import GREY, LINES, STYLE, VERMILION, write_figure
+from reco.workflow.figures.style import LINES, STYLE, write_figure
 
 CONFIG, INDEX = Path("config/config.yaml"), Path("data/stamps/scenes/index")
 SIZE = 320  # pixels of a scene: a map of 10 x 10 real vectors

@@ -9,7 +9,8 @@ from reco.cli import SECTIONS, commands
 
 def test_the_list_of_commands_fits_its_lines():
     said = CliRunner().invoke(commands, ["--help"], terminal_width=80).output
-    assert "..." not in said and all(len(line) <= 80 for line in said.splitlines())
+    lines = said[said.index("Options:") :].splitlines()
+    assert not [line for line in lines if line.endswith("...") or len(line) > 80]
     first, second = (said.index(title) for title in SECTIONS)
     assert first < said.index("\n  segment ") < second < said.index("\n  weights ")
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from reco.cli import commands
 from reco.config import Config
+from reco.data.colours import PALETTE
 from reco.data.embeddings import description_of
 from reco.data.folder import write_labels
 from reco.data.tables import write_table
@@ -23,18 +24,9 @@ from reco.experiment import Experiment
 from reco.files import write_json
 from reco.method.variants import Method
 from reco.workflow.evaluate import METRICS, RETRIEVAL
-from reco.workflow.figures import (
-    PALETTE,
-    Prediction,
-    archive_size_figure,
-    overlay,
-    precision_figure,
-    predictions_figure,
-    row_colors,
-    spread,
-    training_figure,
-    write_figure,
-)
+from reco.workflow.figures.curves import archive_size_figure, precision_figure, training_figure
+from reco.workflow.figures.predictions import Prediction, overlay, predictions_figure, row_colors
+from reco.workflow.figures.style import spread, write_figure
 from reco.workflow.tables import (
     HTML,
     LATEX,

@@ -16,7 +16,7 @@ from reco.photos.specialists.portable import export_onnx
 from reco.photos.specialists.scores import evaluate, overview
 from reco.photos.specialists.specialist import Specialist, check_out, save_specialist
 from reco.progress import LOG, track
-from reco.workflow.figures import write_figure
+from reco.workflow.figures.style import write_figure
 
 ONNX = "pip install onnx onnxruntime"
 

@@ -124,13 +124,13 @@ def figure_archives(
     """Archives with support and seeds: of several concepts, or all images of one."""
     import pandas as pd
 
-    from reco.workflow.figures import (
+    from reco.workflow.figures.archives import (
         archives_figure,
         choose_archives,
         precision_at,
         read_archive,
-        write_figure,
     )
+    from reco.workflow.figures.style import write_figure
 
     experiment = open_experiment(config_file)
     k = experiment.config.archive_size
@@ -164,12 +164,12 @@ def figure_predictions(
 ) -> None:
     """Predictions beside the ground truth, from the best image to the worst."""
     from reco.data.tables import read_table
-    from reco.workflow.figures import (
+    from reco.workflow.figures.predictions import (
         choose_predictions,
         prediction_methods,
         predictions_figure,
-        write_figure,
     )
+    from reco.workflow.figures.style import write_figure
     from reco.workflow.tables import method_name
 
     experiment = open_experiment(config_file)
@@ -201,7 +201,8 @@ def figure_archive_size(
     """mIoU against the number of images in an archive."""
     import pandas as pd
 
-    from reco.workflow.figures import archive_size_figure, write_figure
+    from reco.workflow.figures.curves import archive_size_figure
+    from reco.workflow.figures.style import write_figure
 
     experiment = open_experiment(config_file)
     label, others = experiment.compared("metrics.csv")
@@ -226,7 +227,8 @@ def figure_precision(
     """Precision of retrieval against the number of images in an archive."""
     import pandas as pd
 
-    from reco.workflow.figures import precision_figure, write_figure
+    from reco.workflow.figures.curves import precision_figure
+    from reco.workflow.figures.style import write_figure
 
     label, others = open_experiment(config_file).compared("retrieval.csv")
     drawn = precision_figure(
@@ -248,7 +250,8 @@ def figure_rare(scores: Path, summary: Path, run: Path, files: tuple[Path, ...])
     import pandas as pd
 
     from reco.files import read_json
-    from reco.workflow.figures import rare_figure, write_figure
+    from reco.workflow.figures.curves import rare_figure
+    from reco.workflow.figures.style import write_figure
 
     drawn = rare_figure(pd.read_csv(scores), read_json(summary))
     write_figure(drawn, *files, remark=uncommitted(run))
@@ -262,6 +265,7 @@ def figure_training(curve: Path, run: Path, files: tuple[Path, ...]) -> None:
     """Loss of ReCo+ by step."""
     import pandas as pd
 
-    from reco.workflow.figures import training_figure, write_figure
+    from reco.workflow.figures.curves import training_figure
+    from reco.workflow.figures.style import write_figure
 
     write_figure(training_figure(pd.read_csv(curve)), *files, remark=uncommitted(run))
