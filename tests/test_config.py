@@ -18,7 +18,10 @@ from snakemake.utils import update_config
 
 import reco
 from reco.config import Config, check_config, config_fingerprint, load, read_concepts, read_yaml
+from reco.data.embeddings import description_of
 from reco.errors import RecoError
+from reco.experiment import Experiment
+from reco.files import write_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,6 +117,7 @@ def ways(tmp_path_factory):
         embeddings = Path("data/mine/embeddings/index.npy")
         embeddings.parent.mkdir(parents=True)
         np.save(embeddings, np.zeros((60, 3), np.float16))
+        write_json(description_of(embeddings), Experiment(load("mine.yaml"), "x").index)
         found["reco.load"] = reco.load(config="mine.yaml").config.model_dump(mode="json")
     return found
 
