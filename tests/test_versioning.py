@@ -45,6 +45,9 @@ def test_stages_depend_on_the_code_of_their_rules():
     written = runpy.run_path(str(ROOT / "workflow/scripts/stages.py"))["write_code"]
     assert written(text) == text
     assert written(re.sub(r"^      - src/.*\n", "", text, flags=re.MULTILINE)) == text
+    assert all(stage["deps"] for stage in STAGES.values()), (
+        "DVC runs what depends on nothing always"
+    )
 
 
 def test_parameters_of_stages_exist():
