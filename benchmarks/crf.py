@@ -27,8 +27,8 @@ from reco.data.images import read_image
 from reco.method import crf
 from reco.method.crf import dense_crf
 from reco.method.refine import use_one_thread
+from reco.method.segment import saliency
 from reco.models import load
-from reco.workflow.segment import saliency
 
 try:
     from pydensecrf.densecrf import DenseCRF2D

@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 # Libraries read the number of threads when they are imported.
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -23,6 +24,9 @@ import yaml
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[1]
+# profiles/default has Snakemake look at its queue every five seconds, and so it takes up to five
+# to end; that is half of a small run.
+PROMPT = ["--max-jobs-per-timespan", "1000/1s"]
 SHAPES = {"orange": (230, 130, 20), "lemon": (240, 220, 60), "broccoli": (40, 120, 40)}
 
 
@@ -83,7 +87,6 @@ class Project:
             "profiles",
             "src",
             "notebooks",
-            "environment.yml",
         ):
             source = ROOT / name
             if source.is_dir():
@@ -113,6 +116,11 @@ class Project:
     def photos(self) -> Path:
         return Path(self.config["index"]["root"])
 
+    def take(self, weights: Path) -> "Project":
+        """Copy the `converted` weights, which the rule `weights` would make; this project."""
+        shutil.copytree(weights, self.folder / "data/models/packaged")
+        return self
+
     def snakemake(self, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
         """Run Snakemake with the tiny experiment, changed by `config`."""
         file = self.folder / "tiny.yaml"
@@ -125,6 +133,7 @@ class Project:
             str(CORES),
             "--configfile",
             str(file),
+            *PROMPT,
         ]
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "src")}
         return subprocess.run(
@@ -157,6 +166,25 @@ def job_counts(text: str) -> dict[str, int]:
     table = text.split("Job stats:", 1)[1].split("total", 1)[0].splitlines()
     rows = [line.split() for line in table]
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the converted packaged weights, made once for all tests side by side."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "converted"
+    with (root / "converted.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            weights = root / "converting/tf_efficientnet_lite2.safetensors"
+            command = [sys.executable, "-m", "reco.cli", "weights", "--weights", str(weights)]
+            # As the rule: with other threads the last bits may differ.
+            environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+            subprocess.run(command, env=environment, check=True)
+            weights.parent.rename(folder)
+    return folder
 
 
 @pytest.fixture

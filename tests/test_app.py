@@ -29,10 +29,11 @@ from reco.cli import commands
 from reco.concepts import parse_concepts
 from reco.data.images import read_image
 from reco.errors import RecoError
-from reco.photos import page as app
-from reco.photos.page import answer, build, open_photo, table
+from reco.photos.learned import Archived, Learned
+from reco.photos.page import gate, serve
+from reco.photos.page.answer import answer, open_photo, table
+from reco.photos.page.view import build
 from reco.photos.result import Segmentation
-from reco.photos.segmenter import Archived, Learned
 from reco.photos.sheets import archive_picture, archive_pictures
 
 DOUBT = "no image of this index looks like {name!r}"
@@ -292,9 +293,9 @@ class Served:
 def serve_fake(port: int) -> None:
     """What the process of `Served` runs, in its folder."""
     logging.basicConfig(level=logging.INFO)
-    app.load = lambda *_, **__: Fake(write_archive(Path.cwd()))
-    app.PHOTO_BYTES = LIMIT
-    app.serve(port=port)
+    serve.load = lambda *_, **__: Fake(write_archive(Path.cwd()))
+    gate.PHOTO_BYTES = serve.PHOTO_BYTES = LIMIT
+    serve.serve(port=port)
 
 
 LIMIT = 1_000_000  # bytes of a photo: less than there really may be, to send less here
@@ -620,7 +621,7 @@ def test_gradio_itself_refuses_files_too(archive, secret, uploads):
     """Should anything get past what stands before it."""
     from starlette.testclient import TestClient
 
-    inner = app._guarded(build(Fake(archive)), uploads, 1).routes[-1].app
+    inner = serve._guarded(build(Fake(archive)), uploads, 1).routes[-1].app
     with TestClient(inner) as client:
         asked = client.post("/gradio_api/run/look", json={"data": [file_data(secret)]})
         assert asked.status_code == 500 and "was not uploaded by a user" in asked.text
@@ -690,6 +691,7 @@ class Server(Served):
             "benchmark": None,
             "train": None,
             "concepts": ["cheetah"],
+            "recipe": "paper",
             "sizes": {"retrieval": 128, "archive": 128, "benchmark": 128},
             "archive_size": 4,
         }
@@ -850,7 +852,7 @@ def test_two_pages_at_once_both_get_their_answer(chromium, server, visitor):
 @browser_test
 def test_a_photo_that_is_too_large_is_a_sentence(visitor, tmp_path):
     with open(tmp_path / "large.jpg", "wb") as file:
-        file.truncate(app.PHOTO_BYTES + 1)
+        file.truncate(gate.PHOTO_BYTES + 1)
     visitor.page.set_input_files("#photo input[type=file]", tmp_path / "large.jpg")
     visitor.page.wait_for_selector(":text('exceed the maximum allowed size of 100')")
 

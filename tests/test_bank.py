@@ -17,16 +17,17 @@ from safetensors.numpy import save_file
 
 from reco import models
 from reco.config import Config, check_config
-from reco.data.folder import read_table, write_table
 from reco.data.store import Store
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
-from reco.experiment import STEPS, Experiment, Method
+from reco.experiment import Experiment
 from reco.files import read_tensors
 from reco.method.background import EXTENT, RANGE, bounds, extent
 from reco.method.bank import CONTRAST, SHARE, SHRINK, find_seeds, measure, pool
+from reco.method.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
+from reco.method.variants import STEPS, Method
 from reco.photos.segmenter import load
 from reco.workflow.bank import bank_archive, pack_spaces, read_spaces
-from reco.workflow.segment import WEIGHT, Knowledge, Scale, bank_scores, nearest, predict_bank
 
 
 def draws(*shape, seed=0):
@@ -317,7 +318,7 @@ def test_the_paper_s_files_are_made_where_tables_show_them():
     train, val = (scored.learned_by(scored.methods(split)) for split in ("train", "val"))
     assert train == alone.learned_by([alone.best]), "the paper's references teach nobody"
     assert val == [scored.reference("cat"), *train]
-    paper = Experiment(Config(concepts=["cat"]), "x")
+    paper = Experiment(Config(concepts=["cat"], recipe="paper"), "x")
     assert paper.learned_by(paper.methods("train")) == [paper.reference("cat")]
     assert paper.banked == [] and paper.steps == [] and paper.best == paper.paper
 

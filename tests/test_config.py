@@ -1,16 +1,27 @@
 """The config: defaults that agree everywhere, errors that say the remedy."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from conftest import Project, make_folder
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from snakemake.common.configfile import load_configfile
+from snakemake.utils import update_config
 
-from reco.config import Config, check_config, load, read_concepts, read_yaml
+import reco
+from reco.config import Config, check_config, config_fingerprint, load, read_concepts, read_yaml
+from reco.data.embeddings import description_of
 from reco.errors import RecoError
+from reco.experiment import Experiment
+from reco.files import write_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,12 +49,96 @@ def test_default_file_states_every_key_and_no_other():
     assert keys(values) == keys(stated) and config.experiment == "stamps"
 
 
-def test_defaults_of_file_and_model_agree():
-    """Only what suits small scenes on a laptop differs."""
+def test_defaults_of_file_and_model_are_the_same():
     values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    ours, model = check_config(values).model_dump(), Config().model_dump()
-    different = {key for key in model if ours[key] != model[key]}
-    assert different <= {"context", "crf", "recipe", "sizes", "train"}
+    assert check_config(values).model_dump() == Config().model_dump()
+
+
+def test_photographs_are_not_scored():
+    values = {"photos": "x", "concepts": ["zebra"], "train": {"iterations": 7}}
+    config = check_config({**values, "benchmark": {"kind": "folder", "root": "x"}})
+    assert config.benchmark is None and config.student is None and config.train.iterations == 7
+
+
+MINE = """
+experiment: mine
+index: {kind: folder, root: photos, labels: null}
+benchmark: null
+concepts: [zebra, {name: phone, aliases: [mobile phone]}]
+models: {precision: half}
+bank: {size: 4}
+crf: {iterations: 3}
+train: {student: deeplab, lr: 1e-3}
+"""
+
+
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory):
+    """Dumps of the config that one file makes, by the way that it comes in."""
+    folder = tmp_path_factory.mktemp("ways")
+    project = Project(folder / "checkout", data=folder)
+    make_folder(folder, index=8, train=1, val=1)
+    params = project.folder / "config/config.yaml"  # a copy of a checkout has no link
+    values = yaml.safe_load(params.read_text())
+    found = {}
+
+    def run(name, command, cwd, read, **environment):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment}
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (file,) = cwd.glob(read)
+        found[name] = read_yaml(file)
+        file.unlink()
+
+    merged = "data/mine/config/" + "[0-9a-f]" * 12 + ".json"
+    plan = ["snakemake", "catalog", "--cores", "1", "--forceall", "--configfile", "mine.yaml"]
+    record = ["reco.cli", "record", "--run", "run.json", "--merged", "merged.yaml"]
+    with_file = [*record, "--config", "mine.yaml"]
+    outside = folder / "outside"
+    outside.mkdir()
+    for place in (project.folder, outside):
+        (place / "mine.yaml").write_text(MINE)
+        (place / "photos").symlink_to(folder / "photos")
+    run("snakemake", plan, project.folder, merged)
+    # one who has changed the default experiment in place has not changed this one
+    params.write_text(yaml.safe_dump({**values, "temperature": 3.0, "archive_size": 7}))
+    run("snakemake beside other defaults", plan, project.folder, merged)
+    run("reco in a checkout", with_file, project.folder, "merged.yaml")
+    run("reco --config", with_file, outside, "merged.yaml")
+    run("RECO_CONFIG", record, outside, "merged.yaml", RECO_CONFIG="mine.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(outside)
+        embeddings = Path("data/mine/embeddings/index.npy")
+        embeddings.parent.mkdir(parents=True)
+        np.save(embeddings, np.zeros((60, 3), np.float16))
+        write_json(description_of(embeddings), Experiment(load("mine.yaml"), "x").index)
+        found["reco.load"] = reco.load(config="mine.yaml").config.model_dump(mode="json")
+    return found
+
+
+def test_a_config_file_is_one_experiment_whichever_way_it_comes_in(ways):
+    assert len(ways) == 6
+    first = ways["snakemake"]
+    assert first["archive_size"] == 20 and first["recipe"] == "seedbank"
+    assert first["crf"]["iterations"] == 3 and first["train"]["lr"] == 0.001
+    assert {name: dump for name, dump in ways.items() if dump != first} == {}
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "encoders/clip_rn50", "retrieval/vit_b_32", "rare"])
+def test_files_of_the_paper_mean_the_same_over_the_default_file(name):
+    """As Snakemake had them when it laid a file over config.yaml, and has them now."""
+    over = {"encoders": "pascal_context", "retrieval": "retrieval"}.get(name.partition("/")[0])
+    paths = [ROOT / f"config/paper/{part}.yaml" for part in (over, name) if part]
+    merged = {}
+    for path in paths:
+        update_config(merged, load_configfile(path))
+    assert check_config(merged) == load(*paths) == load(ROOT / "config/config.yaml", *paths)
 
 
 def test_schema_in_the_repository_is_the_model_s():
@@ -141,10 +236,9 @@ def test_ordinary_values_pass(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "2024").mkdir()
     benchmark = {"kind": "folder", "root": "x", "train": "a/train", "val": "été 2024"}
-    config = check_config(
-        {"photos": 2024, "device": "cuda:1", "seed": 2**63 - 1, "benchmark": benchmark}
-    )
-    assert config.photos == Path("2024") and config.benchmark.val == "été 2024"
+    config = check_config({"device": "cuda:1", "seed": 2**63 - 1, "benchmark": benchmark})
+    assert config.benchmark.val == "été 2024"
+    assert check_config({"photos": 2024}).photos == Path("2024")
     assert [concept.name for concept in check_config({"context": "sky, sea"}).context] == [
         "sky",
         "sea",
@@ -185,6 +279,19 @@ def test_files_that_are_no_config(tmp_path, text):
         load(file)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scale": [2, 0.5]}, r"config: train\.scale: the least comes first: write \[0\.5, 2\]"),
+        ({"scale": [0, 1]}, r"config: train\.scale\.0: .*greater than 0"),
+        ({"jitter": 9}, r"config: train\.jitter: .*less than or equal to 2"),
+    ],
+)
+def test_augmentation_that_nothing_can_draw_is_refused(values, message):
+    with pytest.raises(RecoError, match=f"^{message}$"):
+        check_config({"train": values})
+
+
 # ---- files of concepts --------------------------------------------------------------------------
 
 
@@ -201,7 +308,26 @@ def test_files_of_concepts(tmp_path, name, text):
     file = tmp_path / name
     file.write_bytes(text.encode())
     assert [concept.name for concept in read_concepts(file)] == ["zebra", "bus"]
-    assert check_config({"concepts": str(file)}).concepts == file
+    assert check_config({"concepts": str(file)}).concepts == read_concepts(file)
+    assert Config(concepts=file).concepts == read_concepts(file)
+
+
+def test_a_config_holds_what_its_file_of_concepts_lists(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("zebra\nbus")
+    config = check_config({"concepts": f" {file} "})
+    first = config_fingerprint(config)
+    assert first == config_fingerprint(check_config({"concepts": ["zebra", "bus"]}))
+    written = config.model_dump(mode="json")
+    file.write_text("zebra\ntram")  # as somebody may during a run
+    assert [concept["name"] for concept in written["concepts"]] == ["zebra", "bus"]
+    assert check_config(written) == config and config_fingerprint(config) == first
+    assert config_fingerprint(check_config({"concepts": str(file)})) != first
+
+
+def test_a_file_of_concepts_that_fails_is_named_with_its_key(tmp_path):
+    with pytest.raises(RecoError, match=r"^config: concepts: .*names\.txt: no such file$"):
+        check_config({"concepts": str(tmp_path / "names.txt")})
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,12 @@ from reco.data.benchmarks import (
     READERS,
     UNKNOWN,
     check_sizes,
-    class_names,
     dataset,
     id_table,
-    imagenet_names,
 )
-from reco.data.folder import IGNORE
+from reco.data.imagenet import class_names, imagenet_names
 from reco.errors import RecoError
+from reco.method.metrics import IGNORE
 
 ROOT = Path(__file__).parents[1]
 MASKED = ("cityscapes", "coco_stuff", "kitti_step", "pascal_context", "firenet")

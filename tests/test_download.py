@@ -22,18 +22,12 @@ import yaml
 import zstandard
 
 from reco.cli import commands, main
-from reco.data.downloads import (
-    MIRROR,
-    _Redirects,
-    check_layout,
-    download,
-    fetch,
-    fetch_download,
-    read_downloads,
-    read_packages,
-    unpack,
-    unpack_archive,
-)
+from reco.data.downloads.archives import unpack_archive
+from reco.data.downloads.debian import MIRROR, fetch, unpack
+from reco.data.downloads.gated import check_layout
+from reco.data.downloads.listing import read_downloads, read_packages
+from reco.data.downloads.published import fetch_download
+from reco.data.downloads.transfer import _Redirects, download
 from reco.errors import RecoError
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +154,7 @@ def test_the_committed_list_is_complete_and_names_no_server() -> None:
     path = ROOT / "config/stamps/packages.yaml"
     packages = read_packages(path)
     assert len({package.name for package in packages}) == len(packages)
-    for file in (path, ROOT / "src/reco/data/downloads.py"):
+    for file in (path, *(ROOT / "src/reco/data/downloads").glob("*.py")):
         assert not re.search(r"://\w", file.read_text())
 
 

@@ -21,9 +21,11 @@ from reco.cli import commands
 from reco.config import Config
 from reco.data.colours import PALETTE
 from reco.data.embeddings import description_of
-from reco.data.folder import write_labels, write_table
-from reco.experiment import Experiment, Method
+from reco.data.folder import write_labels
+from reco.data.tables import write_table
+from reco.experiment import Experiment
 from reco.files import write_json
+from reco.method.variants import Method
 from reco.workflow.evaluate import METRICS, RETRIEVAL
 from reco.workflow.figures.archive_size import archive_size_figure
 from reco.workflow.figures.precision import precision_figure
@@ -271,6 +273,7 @@ def experiment(request, tmp_path, monkeypatch):
         "index": index,
         "benchmark": {"kind": "folder", "root": "bench"},
         "concepts": ["cat", "fire truck", "a & b_%"],
+        "recipe": "paper",
         "context": ["sky"],
         "archive_size": 3,
         "archive_sizes": [2],
@@ -379,7 +382,8 @@ def test_notebook_draws_what_the_tables_say(experiment):
     for split in ("val", "plus"):
         shutil.copytree("masks", data / "masks" / split)
     notebook = nbformat.read(ROOT / "notebooks/paper_figures.ipynb", as_version=4)
-    given = "import types; snakemake = types.SimpleNamespace(config={'experiment': 'mini'})"
+    run = f"types.SimpleNamespace(run={str(results / 'run.json')!r})"
+    given = f"import types; snakemake = types.SimpleNamespace(input={run})"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(given))
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": "."}}).execute()
 

@@ -19,7 +19,6 @@ from reco.data.folder import (
     printable,
     read_classes,
     read_mask,
-    read_table,
     scan,
     survey,
     write_labels,
@@ -27,8 +26,10 @@ from reco.data.folder import (
 from reco.data.geometry import Geometry
 from reco.data.images import KINDS, read_image
 from reco.data.split import Split
+from reco.data.tables import read_table
 from reco.errors import RecoError
-from reco.workflow.catalog import catalog_index, catalog_split
+from reco.files import sha256
+from reco.workflow.catalog import Seen, catalog_index, catalog_split, write_seen
 
 
 def picture(path, size=(8, 6), mode="RGB"):
@@ -300,3 +301,99 @@ def test_index_smaller_than_the_archive_is_refused(tmp_path):
     assert not table.exists()
     catalog_index(tmp_path / "photos", table, 1)
     assert [row["path"] for row in read_table(table)] == ["a.jpg"]
+
+
+# ---- digests that are kept --------------------------------------------------------------------
+
+LONG_AGO = 1_700_000_000
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder of images, and a function that lists it: the table's bytes, and what was read."""
+    for i in range(150):
+        picture(tmp_path / f"photos/{i % 7}/{i}.png", (4 + i, 4))
+    (tmp_path / "photos/gone.jpg").symlink_to("nowhere")
+    for path in (tmp_path / "photos").rglob("*.png"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    read = []
+
+    def digest(path):
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("reco.workflow.catalog.sha256", digest)
+
+    def listed(known=tmp_path / "known.json", workers=3):
+        read.clear()
+        catalog_index(tmp_path / "photos", tmp_path / "index.csv", 1, known=known, workers=workers)
+        return (tmp_path / "index.csv").read_bytes(), sorted(read)
+
+    return listed
+
+
+def test_an_added_image_is_the_only_one_that_is_read(tmp_path, index):
+    serial, read = index(known=None, workers=1)
+    assert len(read) == 151
+    assert index() == (serial, read)
+    assert index() == (serial, ["gone.jpg"])  # what could not be read may be there now
+    picture(tmp_path / "photos/new.png")
+    table, read = index()
+    assert read == ["gone.jpg", "new.png"]
+    assert index(known=None, workers=1)[0] == table
+    (tmp_path / "photos/3/3.png").unlink()
+    assert b"3/3.png" not in index()[0]
+
+
+def test_a_replaced_image_is_read_again(tmp_path, index):
+    serial, _ = index()
+    image = tmp_path / "photos/3/3.png"
+    picture(image, (40, 40))
+    os.utime(image, (LONG_AGO, LONG_AGO))
+    larger, read = index()
+    assert read == ["3.png", "gone.jpg"] and larger != serial
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + b"x")
+    os.utime(image, (LONG_AGO, LONG_AGO + 1))
+    later, read = index()
+    assert read == ["3.png", "gone.jpg"] and later != larger
+    assert index(known=None)[0] == later
+
+
+def test_an_image_that_has_just_changed_is_not_trusted(tmp_path, index):
+    """Written twice within a tick of the file system's clock, it would look the same."""
+    image = picture(tmp_path / "photos/3/3.png", (50, 50))
+    index()
+    state = image.stat()
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert index()[1] == ["3.png", "gone.jpg"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: text.replace('"', "'"),
+        lambda text: text.replace("1700000000", "1700000001", 1),
+        lambda text: "\udcff",
+        "another folder",
+        "of another version",
+    ],
+)
+def test_keys_that_are_damaged_or_foreign_are_no_use(tmp_path, index, spoil, caplog):
+    known = tmp_path / "known.json"
+    serial, everything = index()
+    if callable(spoil):
+        text = spoil(known.read_text())
+        known.write_bytes(text.encode(errors="surrogateescape"))
+    elif spoil == "another folder":
+        picture(tmp_path / "other/3/3.png")
+        write_seen(known, tmp_path / "other", {"3/3.png": Seen(1, 1, "x")})
+    else:
+        write_seen(known, tmp_path / "photos", {"3/3.png": (1, 2)})
+    with caplog.at_level("WARNING", "reco"):
+        assert index() == (serial, everything)
+    assert "known.json: no use (" in caplog.text and "all images are read again" in caplog.text
+    assert index()[1] == ["gone.jpg"]

@@ -39,8 +39,8 @@ def test_labels_are_cut_like_pictures_and_never_mixed(width, height, size, crop)
 
 def choose(kind, geometry="released", size=320):
     benchmark = {"kind": kind} | ({} if kind == "stamps" else {"root": "/data"})
-    values = {"benchmark": benchmark, "geometry": geometry, "sizes": {"benchmark": size}}
-    return choose_geometry(check_config(values))
+    values = {"recipe": "paper", "geometry": geometry, "sizes": {"benchmark": size}}
+    return choose_geometry(check_config({**values, "benchmark": benchmark}))
 
 
 def test_presets_by_benchmark():

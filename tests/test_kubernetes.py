@@ -22,9 +22,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from conftest import CORES, ROOT, Project, job_counts
+from conftest import CORES, ROOT, SHAPES, Project, job_counts
 
-from reco.data.folder import read_table
+from reco.data.tables import read_table
+from reco.workflow.resources import memory_mb
 
 
 def kubectl_version() -> int:
@@ -40,7 +41,7 @@ def kubectl_version() -> int:
 pytestmark = pytest.mark.skipif(kubectl_version() < 27, reason="needs kubectl 1.27 or newer")
 
 
-GPU_RULES = {"embed", "text", "features", "segment_split", "record"}
+GPU_RULES = {"embed", "embed_split", "text", "features", "segment_split"}
 # Training only takes time here: to the cluster it is one more job on a GPU.
 CHANGES = {"train": None}
 # All but the figures.
@@ -429,8 +430,9 @@ def test_commands_tell_snakemake_what_became_of_a_job(tmp_path, cluster):
 
 
 @pytest.mark.slow
-def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, project):
-    local = Project(tmp_path / "local", data=tmp_path)
+def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, project, converted):
+    project.take(converted)
+    local = Project(tmp_path / "local", data=tmp_path).take(converted)
 
     def fall_silent(_: Job) -> None:
         cluster.down_until = time.monotonic() + 4
@@ -477,7 +479,9 @@ def test_runs_on_kubernetes_and_survives_the_loss_of_pods(tmp_path, cluster, pro
         tolerations = job.spec.get("tolerations", [])
         assert ("nvidia.com/gpu" in {t["key"] for t in tolerations}) == (job.rule in GPU_RULES)
     asked = {job.rule: (job.needs["cpu"], job.needs["memory"]) for job in jobs}
-    assert asked["segment_split"] == (CORES, 4000) and asked["evaluate"] == (1, 2000), asked
+    side = round(1.5**0.5 * 64)  # pictures are taken as 3:2
+    needs = memory_mb(CORES, len(SHAPES), side)
+    assert asked["segment_split"] == (CORES, needs) and asked["evaluate"] == (1, 2000), asked
 
     # The same numbers and masks as without it, and nothing left to do for either profile.
     for name in ("metrics.csv", "retrieval.csv", "per_class.csv"):

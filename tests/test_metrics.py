@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reco.data.folder import write_table
+from reco.data.tables import write_table
 from reco.method.metrics import ConfusionMatrix
 from reco.workflow.evaluate import precision
 

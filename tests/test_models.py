@@ -949,8 +949,8 @@ def test_words_are_singular(one: str, many: str) -> None:
 
 
 @pytest.mark.slow
-def test_packaged_text_finds_classes(tmp_path: Path) -> None:
-    model = load("packaged", folder=tmp_path)
+def test_packaged_text_finds_classes(converted: Path) -> None:
+    model = load("packaged", folder=converted)
     names = packaged.imagenet_names()
     texts = ["tiger", "zebra", "pineapple", "owl", "bus", "horse", "race car"]
     found = [names[i][0] for i in model.embed_texts(texts, "retrieval").argmax(1)]

@@ -12,7 +12,7 @@ NAMES = {
     "reco.crf": ("reco.method.crf", ["dense_crf"]),
     "reco.metrics": ("reco.method.metrics", ["ConfusionMatrix"]),
     "reco.retrieve": ("reco.method.retrieve", ["retrieve"]),
-    "reco.segment": ("reco.workflow.segment", ["saliency"]),
+    "reco.segment": ("reco.method.segment", ["saliency"]),
 }
 
 

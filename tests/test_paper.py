@@ -15,13 +15,16 @@ from safetensors.torch import save_file
 
 from reco.config import load
 from reco.data.benchmarks import dataset
-from reco.data.folder import read_table, write_labels
+from reco.data.folder import write_labels
 from reco.data.geometry import NEAREST, Geometry
 from reco.data.split import Split
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
+from reco.files import read_json, read_tensors
 from reco.workflow.catalog import catalog_split
 from reco.workflow.evaluate import score
+from reco.workflow.train import segment_plus, train_plus
 
 # Concepts that are retrieved and co-segmented, with the contexts that are no concepts themselves;
 # `vegetation` takes over the reference of `tree` on the two street datasets.
@@ -107,10 +110,12 @@ def test_configs_are_the_papers(path):
     crf = config.crf
     assert (crf.size, crf.iterations, crf.gaussian_sxy, crf.gaussian_compat) == (None, 10, 1, 3)
     assert (crf.bilateral_sxy, crf.bilateral_srgb, crf.bilateral_compat) == (67, 3, 4)
+    assert crf.tolerance == 0
     if config.train:
         train = config.train
         assert (train.iterations, train.batch, train.lr, train.size) == (20000, 8, 5e-4, 320)
         assert train.scale == (0.5, 2.0) and train.jitter == 0.8 and train.backbone_lr == 0.1
+        assert train.full_size_loss and train.merge_labels == (path.stem == "coco_stuff")
 
 
 def test_vegetation_takes_over_the_reference_of_tree(monkeypatch):
@@ -177,9 +182,10 @@ def test_cityscapes_runs_to_the_figures(tmp_path):
 
 
 @pytest.mark.slow
-def test_coco_stuff_predicts_many_and_scores_few(tmp_path):
+def test_coco_stuff_predicts_many_and_scores_few(tmp_path, converted):
     """Fine concepts are predicted, coarse classes scored; no ReCo+."""
     project = Paper(tmp_path).use("coco_stuff", **SMALL, concepts=["person", "dog", "grass"])
+    project.take(converted)
     project.config["sizes"]["benchmark"] = 64
     project.config["train"] = None
     project.run()
@@ -214,6 +220,57 @@ def test_merging_comes_after_the_prediction(tmp_path):
         write_labels(path, np.array(fine))
     matrix = score(tmp_path / "masks", split, rows, 27)
     assert matrix.pixel_accuracy == 1 and matrix.counts.sum() > 0
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_student_learns_the_names_or_the_merged_classes(merged, tmp_path, monkeypatch):
+    """Whichever it learns, what it predicts is scored as ReCo's predictions are."""
+    torch.set_num_threads(2)
+    config = load(ROOT / "config/config.yaml", PAPER / "coco_stuff.yaml")
+    assert config.train.merge_labels
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    benchmark = {
+        "root": miniatures.make_coco_stuff(tmp_path / "coco"),
+        "train_root": miniatures.make_coco_stuff10k(tmp_path / "coco10k"),
+    }
+    train = {
+        "encoder": "tu-tf_mobilenetv3_small_minimal_100",
+        "encoder_weights": None,
+        "merge_labels": merged,
+        "validate_every": 2,
+        "size": 64,
+        "iterations": 2,
+        "batch": 2,
+    }
+    changes = {
+        "device": "cpu",
+        "benchmark": config.benchmark.model_copy(update=benchmark),
+        "train": config.train.model_copy(update=train),
+        "crf": config.crf.model_copy(update={"size": 32, "iterations": 1}),
+    }
+    experiment = Experiment(config.model_copy(update=changes))
+    reader, names = experiment.reader, 27 if merged else 171
+    tables = {split: tmp_path / f"{split}.csv" for split in ("train", "val")}
+    for split, table in tables.items():
+        catalog_split(experiment.split(split), table, need_masks=split == "val")
+    for place, row in enumerate(read_table(tables["train"])):
+        labels = np.full((40, 50), 160 + place)  # an id that no class has
+        write_labels(tmp_path / "masks" / experiment.best.slug / row["prediction"], labels)
+    made = [tmp_path / name for name in ("model.safetensors", "model.json", "curve.csv")]
+    train_plus(experiment, tables["train"], tmp_path / "masks", *made, tables["val"])
+    assert len(read_json(made[1])["labels"]) == names == len(experiment.learned)
+    assert read_tensors(made[0])["segmentation_head.0.bias"].shape == (names,)
+    segment_plus(experiment, tables["val"], *made[:2], tmp_path / "plus", 1)
+    looked = [row["val_mean_iou"] for row in read_table(made[2])]
+    plain = experiment.plus[0]
+    matrix = score(
+        tmp_path / "plus" / plain.slug, experiment.split("val"), read_table(tables["val"]), 27
+    )
+    assert looked[0] == "" and float(looked[1]) == pytest.approx(matrix.mean_iou, abs=1e-6)
+    np.testing.assert_array_equal(
+        reader.merge[experiment.learned_labels], np.arange(27) if merged else reader.merge
+    )
 
 
 @pytest.mark.parametrize(

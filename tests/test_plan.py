@@ -1,6 +1,7 @@
 """What is known before any job: the concepts and their classes, and what a config names in vain."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -8,10 +9,11 @@ import open_clip
 import pytest
 from conftest import ROOT, make_folder
 
+from reco import files
 from reco.config import check_config
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.workflow.plan import check_model, check_plan, note_images
+from reco.workflow.plan import check_model, check_plan, state_of_images
 
 
 @pytest.fixture
@@ -22,6 +24,7 @@ def folder(tmp_path, monkeypatch):
     return {
         "index": {"kind": "folder", "root": "photos"},
         "benchmark": {"kind": "folder", "root": "bench"},
+        "recipe": "paper",
         "archive_size": 3,
         "archive_sizes": [],
         "context": ["sky"],
@@ -159,38 +162,81 @@ def test_every_clip_that_open_clip_fetches_passes():
         check_model("models.dense", f"open_clip:{name}/{tag}")
 
 
-def test_a_changed_checkpoint_changes_the_model(folder, tmp_path):
-    export = tmp_path / "export"
-    export.mkdir()
-    (export / "open_clip_config.json").write_text("{}")
-    spec = f"open_clip:local-dir:{export}"
-    experiment = plan(folder, models={"encoder": spec})
-    before = experiment.model("encoder")
-    assert before == experiment.model("encoder")
-    (export / "open_clip_config.json").write_text("{} ")
-    assert experiment.model("encoder") != before
+def test_of_a_checkpoint_the_content_counts_and_not_the_time(folder, tmp_path):
+    """Of a folder each file, the configuration, too; but for what a hub's client notes there."""
+    (tmp_path / "export/.cache").mkdir(parents=True)
+    config, weights = tmp_path / "export/open_clip_config.json", tmp_path / "w.pth"
+    config.write_text("{}")
+    weights.write_bytes(b"12")
+    specs = {"dense": "open_clip:local-dir:export", "encoder": "timm:resnet18/w.pth"}
+    train = {"encoder": "resnet18", "encoder_weights": "w.pth"}
+    experiment = plan(folder, models=specs, train=train)
+
+    def state():
+        return experiment.model("dense"), experiment.model("encoder"), experiment.backbone
+
+    first = state()
+    assert "" not in (first[0][-1], first[1][-1], first[2])
+    for file in (config, weights):
+        os.utime(file, (1, 1))
+    (tmp_path / "export/.cache/downloaded").write_text("now")
+    assert state() == first
+    config.write_text("[]")
+    second = state()
+    assert second[0] != first[0] and second[1:] == first[1:]
+    weights.write_bytes(b"21")
+    third = state()
+    assert third[0] == second[0] and third[1] != first[1] and third[2] != first[2]
+    (tmp_path / "export/vocab.json").write_text("{}")
+    assert state()[0] != third[0]
 
 
-def test_archives_are_no_larger_than_the_index(folder, tmp_path):
-    note = tmp_path / "note.json"
-    assert set(note_images(plan(folder), note)) == {"index", "benchmark"} and note.exists()
+def test_a_copy_of_the_project_plans_the_same_files(folder, tmp_path, monkeypatch):
+    (tmp_path / "w.pth").write_bytes(b"12")
+    models = {"encoder": "timm:resnet18/w.pth"}
+    first = plan(folder, models=models).reference("orange")
+    copy = tmp_path.with_name(f"{tmp_path.name} copied")
+    shutil.copytree(tmp_path, copy, copy_function=shutil.copy)  # which gives files new times
+    monkeypatch.chdir(copy)
+    assert plan(folder, models=models).reference("orange") == first
+
+
+def test_a_plan_reads_no_checkpoint_twice(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SETTLED", -1)  # as if the file had been there for long
+    (tmp_path / "w.pth").write_bytes(b"12")
+    experiment = plan(folder, models={"encoder": "timm:resnet18/w.pth"})
+    first = experiment.model("encoder")
+    monkeypatch.setattr(files, "sha256", None)
+    assert experiment.model("encoder") == first
+
+
+def test_weights_of_a_library_are_no_checkpoint(folder):
+    for weights in (None, "imagenet"):
+        train = {"encoder": "resnet18", "encoder_weights": weights}
+        assert plan(folder, train=train).backbone == ""
+    assert plan(folder, train=None).backbone == ""
+    assert plan(folder, models={"encoder": "open_clip:RN50/openai"}).model("encoder")[-1] == ""
+
+
+def test_archives_are_no_larger_than_the_index(folder):
+    assert set(state_of_images(plan(folder))) == {"index", "benchmark"}
     with pytest.raises(RecoError, match=r"photos: holds 3 images, fewer than the archive size 4"):
-        note_images(plan(folder, archive_sizes=[4]), note)
+        state_of_images(plan(folder, archive_sizes=[4]))
     stamps = plan(folder, index={"kind": "stamps"}, stamps={"index": 2})
     with pytest.raises(RecoError, match=r"stamps\.index: 2 images, fewer than the archive size 3"):
-        note_images(stamps, note)
+        state_of_images(stamps)
 
 
 def test_changed_labels_and_a_changed_photograph_are_noticed(folder, tmp_path):
     (tmp_path / "labels.csv").write_text("path,concepts\n")
     index = {**folder["index"], "labels": "labels.csv"}
     experiment = plan(folder, index=index, photos="photos/photo 0.png")
-    first = note_images(experiment, tmp_path / "note.json")
+    first = state_of_images(experiment)
     (tmp_path / "labels.csv").write_text("path,concepts\na,b\n")
-    second = note_images(experiment, tmp_path / "note.json")
+    second = state_of_images(experiment)
     assert {part for part in first if first[part] != second[part]} == {"labels"}
     os.utime(tmp_path / "photos/photo 0.png", (1, 1))
-    third = note_images(experiment, tmp_path / "note.json")
+    third = state_of_images(experiment)
     assert {part for part in third if third[part] != second[part]} == {"index", "photos"}
 
 

@@ -14,27 +14,20 @@ from torch import nn
 
 from reco import models
 from reco.config import Config, check_config
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_json, read_tensors
+from reco.method import probe as constants
 from reco.method.metrics import ConfusionMatrix
+from reco.method.probe import Probe, agree, fit, pseudo_labels, say, surest
+from reco.method.segment import Knowledge, Scale, bank_scores, enlarge
 from reco.workflow import probe
 from reco.workflow.bank import bank_archive
 from reco.workflow.catalog import catalog_index, catalog_split
 from reco.workflow.embed import embed_archives, embed_part, gather
-from reco.workflow.probe import (
-    Probe,
-    agree,
-    fit,
-    pack_probe,
-    pseudo_labels,
-    say,
-    surest,
-    unpack_probe,
-)
+from reco.workflow.probe import pack_probe, unpack_probe
 from reco.workflow.retrieve import retrieve_archives
-from reco.workflow.segment import Knowledge, Scale, bank_scores, enlarge
 from reco.workflow.text import embed_concepts
 from reco.workflow.train import segment_plus, train_plus
 from reco.workflow.whiten import whiten_index
@@ -52,23 +45,23 @@ def space(c, n, seed=0):
 
 def test_agreement_is_mean_field_over_alike_positions():
     scores, features = torch.randn(3, 2, 4) / 5, unit(6, 2, 4, dim=0)
-    z, start = features.flatten(1).T.numpy(), scores.flatten(1).T.numpy() / probe.SOFTNESS
+    z, start = features.flatten(1).T.numpy(), scores.flatten(1).T.numpy() / constants.SOFTNESS
 
     def softmax(row):
         powers = np.exp(row - row.max())
         return powers / powers.sum()
 
     now = start
-    for _ in range(probe.PASSES + 1):
+    for _ in range(constants.PASSES + 1):
         shares = [softmax(row) for row in now]
         now = np.stack(
             [
                 start[p]
-                + probe.AGREEMENT
+                + constants.AGREEMENT
                 * sum(
                     weight * share
                     for weight, share in zip(
-                        softmax(np.array([z[p] @ other for other in z]) / probe.ALIKE),
+                        softmax(np.array([z[p] @ other for other in z]) / constants.ALIKE),
                         shares,
                         strict=True,
                     )
@@ -139,7 +132,7 @@ def test_it_learns_what_most_positions_say():
     labels = torch.where(wrong, torch.randint(4, (4000,), generator=generator), truth)
     layer = nn.Linear(32, 4)
     curve = list(fit(layer, features.half(), labels, seed=0))
-    assert len(curve) == probe.STEPS and curve[-1][1] < curve[0][1] == probe.RATE
+    assert len(curve) == constants.STEPS and curve[-1][1] < curve[0][1] == constants.RATE
     assert np.isfinite(curve).all() and curve[-1][0] < curve[0][0]
     assert (say(layer, features) == truth).float().mean() > 0.99
     again = nn.Linear(32, 4)
@@ -243,7 +236,7 @@ def test_it_learns_from_train_and_index_and_finds_what_is_there(learned):
         *(f"{side}.{name}" for side in (96, 128) for name in ("mean", "matrix")),
     }
     with open(curve, newline="") as file:
-        assert len(list(csv.DictReader(file))) == probe.ROUNDS * probe.STEPS
+        assert len(list(csv.DictReader(file))) == constants.ROUNDS * constants.STEPS
     table = Path(learned.data, "images/val.csv")
     segment_plus(learned, table, weights, model, Path("masks"), 1)
     split = learned.split("val")
@@ -269,7 +262,7 @@ def test_the_index_is_drawn_by_the_seed_and_can_be_left_out(learned):
     assert not any("dense" in row for row in first[128])
     alone = Experiment(check_config({**CONFIG, "train": {"index": 0}}))
     assert list(probe.read_lessons(probe.embed_lessons(alone, loader), "cpu")) == []
-    _, _, count = probe.train_probe(alone, Path(alone.data, "images/train.csv"), loader)
+    _, _, count = probe.train_probe(alone, Path(alone.data, "images/train.csv"), load=loader)
     assert count == 6
     views = list(probe.read_lessons(first, "cpu"))
     assert len(views) == 10
@@ -279,7 +272,7 @@ def test_the_index_is_drawn_by_the_seed_and_can_be_left_out(learned):
 def test_a_word_that_is_no_target_is_never_found(learned):
     some = Experiment(check_config({**CONFIG, "concepts": ["orange", "lemon"]}))
     trained, _, _ = probe.train_probe(
-        some, Path(some.data, "images/train.csv"), models.keeping_loader()
+        some, Path(some.data, "images/train.csv"), load=models.keeping_loader()
     )
     maps = trained.predict(
         {side: torch.randn(1, trained.weight.shape[1], 3, 3) for side in trained.scales}, (9, 9)

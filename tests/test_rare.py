@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_paper import SMALL, Paper
 
 from reco.config import load
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.workflow.rare import BINS, THRESHOLDS, Histogram, rare, summarize
@@ -75,8 +75,8 @@ def test_summary_names_both_thresholds():
 
 
 @pytest.mark.slow
-def test_the_study_runs_to_its_figure(tmp_path):
-    project = Paper(tmp_path).use("rare", **{**SMALL, "train": None})
+def test_the_study_runs_to_its_figure(tmp_path, converted):
+    project = Paper(tmp_path).use("rare", **{**SMALL, "train": None}).take(converted)
     project.config["sizes"]["benchmark"] = 64
     miniatures.make_firenet(project.folder / "data/downloads/firenet")
     plan = project.plan()

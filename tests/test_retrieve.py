@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import reco.method.retrieve
-from reco.data.folder import read_table, write_table
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.files import write_digest, write_json
 from reco.method.retrieve import retrieve

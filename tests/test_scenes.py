@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from reco.data.downloads import fetch, read_packages, unpack
+from reco.data.collage import IN_SIGHT, arrange
+from reco.data.downloads.debian import fetch, unpack
+from reco.data.downloads.listing import read_packages
 from reco.data.folder import pair_masks, read_classes, read_mask
 from reco.data.scenes import (
-    IN_SIGHT,
     SPLITS,
     USES,
     Photograph,
-    arrange,
     compose,
     plan,
     read_photographs,

@@ -14,19 +14,12 @@ from PIL import Image
 from reco.config import CRF
 from reco.data.geometry import Geometry
 from reco.errors import RecoError
-from reco.experiment import Method
 from reco.method.cosegment import guidance, normalise, resize, sigmoid
 from reco.method.refine import refine, shrink
-from reco.workflow.segment import (
-    Knowledge,
-    MaskWriter,
-    least_salient,
-    mask_writer,
-    predict,
-    saliency,
-    segment,
-    similarity,
-)
+from reco.method.segment import Knowledge, least_salient, predict, saliency, similarity
+from reco.method.variants import Method
+from reco.workflow.masks import MaskWriter, mask_writer
+from reco.workflow.segment import segment
 
 SLOW = pytest.mark.slow
 # MiB beyond the models and libraries; measured 212, 547 and 1463. 2 GB are 1907 MiB.
@@ -105,7 +98,7 @@ def test_the_crf_gets_the_picture_as_read_and_a_softmax_of_the_saliency(parts):
             got.append((image, probabilities))
 
     methods = [Method("reco", False, False, True, 20)]
-    list(segment([("a.png", picture)], lambda _: features, knowledge, methods, Recorder()))
+    list(segment([("a.png", picture, {9: features})], knowledge, methods, Recorder()))
     [(image, probabilities)] = got
     assert image is picture
     maps = saliency(features[0], tensors["references"], features[1], tensors["texts"], (9, 11))[0]
@@ -222,9 +215,11 @@ import numpy as np
 import torch
 
 from reco.config import CRF
-from reco.experiment import Method
+from reco.method.variants import (Method)
 from reco.method.refine import use_one_thread
-from reco.workflow.segment import Knowledge, mask_writer, predict, saliency, segment
+from reco.method.segment import (Knowledge, predict, saliency)
+from reco.workflow.masks import (mask_writer)
+from reco.workflow.segment import (segment)
 
 def used(who):
     unit = 1 if sys.platform == "darwin" else 1024
@@ -258,9 +253,10 @@ if __name__ == "__main__":
             saliency(encoder, references, dense, knowledge.texts, (320, 320)).argmax(1)
         else:
             features = zip(encoder.split(1), dense.split(1))
-            images = ((f"{i}.png", picture) for i, picture in enumerate(pictures))
+            named = enumerate(pictures)
+            images = ((f"{i}.png", picture, {320: next(features)}) for i, picture in named)
             with mask_writer(Path(sys.argv[2]), np.arange(171), CRF(iterations=1), 2) as writer:
-                list(segment(images, lambda _: next(features), knowledge, methods, writer))
+                list(segment(images, knowledge, methods, writer))
     # Two processes refine; the noise of these pictures is what costs a CRF the most.
     print(used(resource.RUSAGE_SELF) - start + 2 * (used(resource.RUSAGE_CHILDREN) - process))
 """

@@ -16,26 +16,30 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
+from torchvision import datasets
 
 import reco
 import reco.photos.folder
 from reco import cli, models
 from reco.concepts import parse_concepts
 from reco.config import check_config
-from reco.data.folder import read_table, survey
+from reco.data.folder import survey
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.method.background import threshold
 from reco.method.doubt import doubt, vocabulary
 from reco.method.refine import largest
 from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos
+from reco.photos.picture import as_picture, fit
 from reco.photos.result import Segmentation
-from reco.photos.segmenter import Segmenter, as_picture, fit, load
+from reco.photos.segmenter import Segmenter, load
 
 CONFIG = {
     "experiment": "colours",
     "device": "cpu",
     "benchmark": None,
+    "recipe": "paper",
     "context": ["ground"],
     "sizes": {"retrieval": 96, "archive": 96, "benchmark": 96},
     "archive_size": 3,
@@ -189,6 +193,50 @@ def test_masks_of_another_index_are_not_kept(model, photos, tmp_path):
     assert segment() >= 4, "another index, other masks"
 
 
+def test_masks_say_which_index_they_are_of(model, photos, tmp_path, monkeypatch):
+    """Also where the archives, the references and the thresholds are the same by chance."""
+    monkeypatch.setattr("reco.photos.learned.bounds", lambda own, other: (0.1, 0.3))
+    make_folder(tmp_path / "mine", index=8)
+    index, folder = tmp_path / "mine/photos", photos / "bench/images/val"
+
+    def segment():
+        segmenter = load(index=index, config=check_config(CONFIG))
+        (learned,) = segmenter.learn("orange")
+        segmenter.segment(folder / "0.jpg", "orange")  # computes what is drawn from the index
+        before = model.images
+        segment_photos(segmenter, find_photos([folder]), "orange", tmp_path / "out")
+        return [image.path for image in learned.archive], model.images - before
+
+    first = segment()
+    assert first[1] == 4 and segment() == (first[0], 0)
+    Image.new("RGB", (96, 96), (120, 120, 120)).save(index / "grey.png")
+    assert segment() == first, "another index, other masks, though nothing of it is in the archive"
+
+
+RECIPES = ({}, {"recipe": "seedbank", "bank": {"size": 3, "scales": [96, 128]}})
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["paper", "seedbank"])
+def test_a_concept_that_takes_over_a_reference_is_learned_as_any_other(model, photos, recipe):
+    concepts = [{"name": "soil", "reference": "ground"}, "orange"]
+    config = check_config({**CONFIG, **recipe, "concepts": concepts})
+
+    def learn():
+        return load(index=photos / "photos", config=config).learn("soil, ground, orange")
+
+    soil, ground, orange = learn()
+    for side, reference in soil.references.items():
+        np.testing.assert_array_equal(reference, ground.references[side])
+        assert not np.array_equal(reference, orange.references[side])
+    (text,) = Path("data").glob("*/text/soil.*")
+    whole = text.read_bytes()
+    text.unlink()
+    times = {path: path.stat().st_mtime_ns for path in Path("data").rglob("*.*") if path.is_file()}
+    assert [item.mark for item in learn()] == [soil.mark, ground.mark, orange.mark]
+    assert text.read_bytes() == whole
+    assert [path for path, time in times.items() if path.stat().st_mtime_ns != time] == []
+
+
 def test_copies_in_an_index_count_once(model, tmp_path):
     make_folder(tmp_path / "mine", index=8)
     index = tmp_path / "mine/photos"
@@ -239,6 +287,27 @@ def test_an_experiment_without_an_index_says_what_to_run(model):
     Path("empty").mkdir()
     with pytest.raises(RecoError, match="holds no photographs"):
         load(index="empty", config=check_config(CONFIG))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"models": {**CONFIG["models"], "retrieval": "colours:rings"}}, {"sizes": {"retrieval": 128}}],
+    ids=["model", "size"],
+)
+def test_an_index_of_another_model_or_size_is_refused(model, photos, changes):
+    config = load(index=photos / "photos", config=check_config(CONFIG)).config
+    assert load(config=config).config == config
+    values = {**config.model_dump(mode="json", exclude_none=True), "benchmark": None}
+    values |= {key: {**values[key], **change} for key, change in changes.items()}
+    found, wanted = config, check_config(values)
+    with pytest.raises(RecoError) as error:
+        load(config=wanted)
+    said = str(error.value)
+    for known in (found, wanted):
+        assert f"{known.models.retrieval} at {known.sizes.retrieval}" in said
+    made = Experiment(wanted).embeddings
+    assert said.startswith(f"{made}: ") and f"snakemake --cores all {made}" in said
+    assert "\n" not in said
 
 
 # ---- doubt ------------------------------------------------------------------------------------
@@ -418,13 +487,33 @@ def test_masks_overlays_and_run_lengths_agree(segmenter, photos, tmp_path):
         file = tmp_path / f"out/coco/{number}.json"
         loaded = COCO(str(file))
         seen = np.full(mask.shape, 255, np.uint8)
+        assert loaded.getAnnIds() == loaded.getAnnIds(iscrowd=False)
         for entry in loaded.loadAnns(loaded.getAnnIds()):
+            assert np.array_equal(loaded.annToMask(entry), mask == entry["category_id"] - 1)
             run = {**entry["segmentation"], "counts": entry["segmentation"]["counts"].encode()}
             seen[coco.decode(run) == 1] = entry["category_id"] - 1
             assert entry["area"] == coco.decode(run).sum()
         assert np.array_equal(seen, mask)
         with Image.open(tmp_path / f"out/overlays/{number}.jpg") as overlay:
             assert overlay.width == mask.shape[1] and overlay.height > mask.shape[0]
+
+
+def test_a_loader_of_training_data_takes_the_run_lengths(segmenter, photos, tmp_path):
+    """As torchvision wraps COCO's format: masks and boxes of all that is no crowd."""
+    folder = photos / "bench/images/val"
+    segment_photos(segmenter, find_photos([folder]), list(SHAPES), tmp_path, background=True)
+    for number in range(4):
+        mask = np.array(Image.open(tmp_path / f"masks/{number}.png"))
+        loaded = datasets.CocoDetection(str(folder), str(tmp_path / f"coco/{number}.json"))
+        assert all(entry["iscrowd"] == 0 for entry in loaded[0][1])  # what detectors ask
+        keys = ("masks", "labels", "boxes")
+        ((_, target),) = datasets.wrap_dataset_for_transforms_v2(loaded, target_keys=keys)
+        assert len(target["labels"]) == len(np.unique(mask[mask < 255])) > 0
+        for found, label, box in zip(*(target[key].numpy() for key in keys), strict=True):
+            assert np.array_equal(found, mask == label - 1)
+            rows, columns = np.nonzero(found)
+            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert box.tolist() == corners
 
 
 def test_a_second_run_does_only_what_is_new(segmenter, model, photos, tmp_path):
@@ -645,4 +734,3 @@ def test_the_plan_of_photos_asks_for_nothing_else(tmp_path):
     values = {**CONFIG, "photos": str(tmp_path), "concepts": "zebra, fire truck"}
     config = check_config(values)
     assert [concept.name for concept in Experiment(config).targets] == ["zebra", "fire truck"]
-    assert check_config({**CONFIG, "concepts": "names.yaml"}).concepts == Path("names.yaml")

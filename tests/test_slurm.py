@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from conftest import Project, job_counts
 
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 
 pytestmark = pytest.mark.slurm
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge"]
 PROGRAMS = ["/usr/sbin/munged", "/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/bin/sbatch"]
-GPU_RULES = {"embed", "text", "features", "segment_split", "record"}
+GPU_RULES = {"embed", "embed_split", "text", "features", "segment_split"}
 # Training only takes time here: to the queue it is one more job on a GPU.
 CHANGES = {"train": None}
 # All stages; of tables and figures, enough for a group.
@@ -211,10 +211,12 @@ def submissions(text: str) -> list[str]:
     return re.findall(r"has been submitted with SLURM jobid (\d+)", text)
 
 
-def test_runs_on_slurm_through_preemption_and_a_cancelled_job(tmp_path, cluster, project):
+def test_runs_on_slurm_through_preemption_and_a_cancelled_job(
+    tmp_path, cluster, project, converted
+):
     on_slurm = ["--workflow-profile", "profiles/slurm", "--set-scatter", "embed=2", *OVERRIDES]
     on_slurm += ["--slurm-partition-config", str(cluster.partitions)]
-    local = Project(tmp_path / "local", data=tmp_path)
+    local = Project(tmp_path / "local", data=tmp_path).take(converted)
     with ThreadPoolExecutor() as pool:
         running = pool.submit(local.run, *TARGETS, **CHANGES)
         slurm = pool.submit(project.run, *TARGETS, *on_slurm, **CHANGES)
@@ -244,11 +246,15 @@ def test_runs_on_slurm_through_preemption_and_a_cancelled_job(tmp_path, cluster,
     assert {re.sub("rule_|_wildcards.*", "", comment) for comment in on_gpu} == GPU_RULES
     assert all(("gpu" in job["tres-per-job"]) == (job["partition"] == "gpu") for job in jobs)
     # A group is one submission, runs one job after another, and asks for no more than that takes.
-    groups = {"prepare": (1, "2000M"), "cosegment": (2, "1000M"), "figures": (1, "500M")}
-    for group, (times, memory) in groups.items():
+    groups = {
+        "prepare": (1, "2", "2000M"),  # catalog takes both CPUs
+        "cosegment": (2, "1", "1000M"),
+        "figures": (1, "1", "500M"),
+    }
+    for group, (times, cpus, memory) in groups.items():
         found = [job for job in jobs if job["comment"].startswith(f"rule_{group}_")]
         needs = [(job["numcpus"], job["minmemory"]) for job in found]
-        assert needs == [("1", memory)] * times, group
+        assert needs == [(cpus, memory)] * times, group
 
     # Slurm started the preempted job again, Snakemake waited for it; the cancelled one has a twin.
     assert [job["state"] for job in everything if job["partition"] == "urgent"] == ["COMPLETED"]

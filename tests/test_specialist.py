@@ -16,38 +16,35 @@ from PIL import Image
 
 from reco.cli import commands
 from reco.config import CRF, Train
-from reco.data.folder import IGNORE
 from reco.errors import RecoError
 from reco.method.doubt import vocabulary
+from reco.method.metrics import IGNORE
 from reco.photos.result import Segmentation
 from reco.photos.segmenter import load
-from reco.photos.specialist import (
+from reco.photos.specialists.lessons import Lesson, learn_one, make_lessons, teach
+from reco.photos.specialists.make import segment_photographs
+from reco.photos.specialists.portable import export_onnx
+from reco.photos.specialists.scores import evaluate, pair_photographs
+from reco.photos.specialists.specialist import (
     FILES,
     Description,
-    Lesson,
     Specialist,
-    evaluate,
-    export_onnx,
-    learn_one,
     load_specialist,
-    make_lessons,
-    pair_photographs,
     save_specialist,
-    segment_photographs,
-    teach,
 )
-from reco.workflow.train import build
+from reco.workflow.deeplab import build
 
 ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
 DRAWN = {
     "experiment": "tiny",
     "device": "cpu",
     "sizes": {"retrieval": 64, "archive": 64, "benchmark": 64},
+    "recipe": "paper",
     "context": [],
     "archive_size": 4,
     "archive_sizes": [],
     "crf": {"iterations": 2},
-    "train": {"size": 64, "batch": 2, "lr": 0.002},
+    "train": {"size": 64, "batch": 2, "scale": [0.5, 2], "jitter": 0.8},
 }
 
 
@@ -73,7 +70,7 @@ def workplace(tmp_path_factory):
     before, names = Path.cwd(), vocabulary()[::25]
     os.chdir(folder)
     patch = pytest.MonkeyPatch()
-    patch.setattr("reco.photos.segmenter.vocabulary", lambda: names)  # a thousand take seconds
+    patch.setattr("reco.photos.index.vocabulary", lambda: names)  # a thousand take seconds
     try:
         done = invoke(
             *("specialist", "orange", "--index", "photos", "--experiment", "tiny"),
@@ -158,7 +155,7 @@ def test_words_that_cannot_be_taught(workplace, monkeypatch):
         error = invoke("specialist", word, "--index", "photos", "--experiment", "tiny").exception
         assert isinstance(error, RecoError) and said in str(error) and "\n" not in str(error)
     monkeypatch.setattr(
-        "reco.photos.segmenter.doubt",
+        "reco.photos.learned.doubt",
         lambda name, *_: f"nothing looks like {name!r}",
     )
     error = invoke("specialist", "lemon", "--index", "photos", "--experiment", "tiny").exception
@@ -270,7 +267,7 @@ def test_onnx_agrees_at_any_size(untrained, tmp_path):
 
 def test_onnx_that_differs_is_not_written(untrained, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("reco.photos.specialist.TOLERANCE", -1.0)
+    monkeypatch.setattr("reco.photos.specialists.portable.TOLERANCE", -1.0)
     with pytest.raises(RecoError, match="ONNX Runtime and torch differ"):
         export_onnx(untrained, tmp_path / "m.onnx", [np.zeros((64, 64, 3), np.uint8)])
     assert list(tmp_path.iterdir()) == []

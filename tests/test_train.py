@@ -11,21 +11,16 @@ from torchvision.tv_tensors import Mask
 
 from reco.config import Train
 from reco.data.benchmarks import Folder
-from reco.data.folder import IGNORE, write_labels
+from reco.data.folder import write_labels
 from reco.data.geometry import Geometry
 from reco.data.split import Split
 from reco.errors import RecoError
+from reco.method.metrics import IGNORE
+from reco.method.train import at_equal_size, learning_rate
+from reco.workflow.crops import PseudoMasks, crop_scaled, read_pair
+from reco.workflow.deeplab import build, predict
 from reco.workflow.tables.methods import best_on_val
-from reco.workflow.train import (
-    PseudoMasks,
-    at_equal_size,
-    build,
-    crop_scaled,
-    learning_rate,
-    predict,
-    train,
-    validate,
-)
+from reco.workflow.train import train, validate
 
 TINY = {"encoder": "tu-tf_mobilenetv3_small_minimal_100", "size": 64, "batch": 4, "lr": 5e-3}
 
@@ -82,7 +77,32 @@ def test_schedule():
 def test_masks_follow_the_maps_size():
     maps, masks = torch.zeros(1, 2, 4, 4), torch.arange(16).reshape(1, 4, 4)
     doubled = masks.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    assert torch.equal(at_equal_size(maps, doubled)[1], masks)
+    assert torch.equal(at_equal_size(maps, doubled, full=False)[1], masks)
+
+
+def test_the_loss_of_the_paper_is_at_full_size(images):
+    maps, masks = torch.rand(1, 2, 4, 6), torch.zeros(1, 16, 24, dtype=torch.int64)
+    enlarged, same = at_equal_size(maps, masks, full=True)
+    assert enlarged.shape == (1, 2, 16, 24) and same is masks
+    # bilinear, with the corners of pixels aligned and not their centres
+    first, second = maps[0, 0, 0, :2]
+    assert enlarged[0, 0, 0, 0] == first
+    assert enlarged[0, 0, 0, 2] == pytest.approx(float(first * 0.875 + second * 0.125))
+    losses = {}
+    for full in (False, True):
+        settings = Train(**TINY, iterations=1, full_size_loss=full)
+        torch.manual_seed(0)
+        model = build(settings.encoder, None, 2)
+        losses[full] = next(train(model, images, settings, seed=0, device="cpu", workers=0))[1]
+    assert losses[False] == pytest.approx(losses[True], abs=0.1)
+    assert losses[False] != pytest.approx(losses[True], abs=1e-6)
+
+
+def test_labels_are_learned_as_their_lessons_say(images):
+    plain, merged = (read_pair(*images[0], lessons=ids)[1] for ids in (None, np.array([7, 7])))
+    assert set(plain.unique().tolist()) == {0, 1} and set(merged.unique().tolist()) == {7}
+    write_labels(images[0][1], np.full((40, 60), IGNORE))
+    assert (read_pair(*images[0], lessons=np.array([7, 7]))[1] == IGNORE).all()
 
 
 @pytest.mark.parametrize("backbone_lr", [0.0, 0.1])
@@ -100,6 +120,21 @@ def test_learns_and_repeats(images, backbone_lr):
         assert moved == bool(backbone_lr)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     assert np.mean(losses[0][-3:]) < 0.7 * losses[0][0]
+
+
+def test_the_number_of_loaders_changes_no_bit(images):
+    """Workers draw from the seed of each item; dropout draws in the process that trains."""
+    torch.set_num_threads(1)
+    settings = Train(**TINY, iterations=4, backbone_lr=0.1)
+    runs = []
+    for workers in (1, 3):
+        torch.manual_seed(0)
+        model = build(settings.encoder, None, 2)
+        steps = train(model, images, settings, seed=0, device="cpu", workers=workers)
+        runs.append([[loss for _, loss, _ in steps], model.state_dict()])
+    (losses, state), (others, other) = runs
+    assert losses == others
+    assert all(torch.equal(state[name], other[name]) for name in state)
 
 
 def test_looks_at_val_change_nothing(images, tmp_path):
@@ -147,3 +182,13 @@ def test_wrong_backbones_are_named(tmp_path):
         build("packaged", tmp_path / "w.safetensors", 3)
     with pytest.raises(RecoError, match=r"train\.encoder 'resnet9'"):
         build("resnet9", None, 3)
+
+
+@pytest.mark.parametrize("encoder", ["packaged", "resnet18"])
+def test_weights_that_are_not_there_are_looked_for_nowhere_else(encoder, monkeypatch):
+    monkeypatch.setattr("reco.workflow.train.smp.DeepLabV3Plus", None)
+    with pytest.raises(
+        RecoError, match=r"^train\.encoder_weights: a/w\.pth: no such file: "
+    ) as error:
+        build(encoder, "a/w.pth", 3)
+    assert ("reco weights --weights a/w.pth" in str(error.value)) == (encoder == "packaged")

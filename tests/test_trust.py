@@ -89,13 +89,13 @@ def test_the_scan_finds(text):
 
 
 # Placeholders whose text a user writes; Snakemake's :q quotes it for the shell.
-USERS = {"params.model", "params.source", "params.photos", "params.out"}
+USERS = {"params.model", "params.source", "params.photos", "params.out", "params.work"}
 # Placeholders that hold only names and numbers of ours: paths, slugs, fingerprints, counts.
 OURS = {
     *("log", "threads", "input", "output"),
     *("wildcards.slug", "wildcards.split", "params.plus", "params.labels"),
+    *("params.val", "params.curve", "params.masks", "params.logs", "params.stages"),
     *("params.command", "PLUS_OPTION"),  # of workflow/rules/figures.smk, where it is read, too
-    *("params.val", "params.curve", "params.masks"),
     "wildcards.scatteritem",  # 3-of-64
     "wildcards.name",  # of config/downloads.yaml, whose pattern allows letters, digits and -
     *(

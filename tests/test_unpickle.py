@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from reco.cli import commands
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.data.unpickle import convert_embeddings, convert_references, read_plain
 from reco.errors import RecoError
 

@@ -6,15 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, Project, draw_scene, job_counts
+from safetensors.numpy import load_file
 
 from reco.config import load
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 
 PER_CONCEPT = {"retrieve", "cosegment"}
 # One job for all concepts, which computes what is new.
@@ -22,6 +24,16 @@ BATCH = {"text", "features"}
 EACH_ONCE = PER_CONCEPT | BATCH  # for one concept that is new
 # What gathers all concepts and so runs again when one of them changes.
 GATHERS = {"segment_split", "train", "segment_plus", "evaluate", "precision"}
+
+
+# Everything but the last rules, which draw, print and record what a run made.
+SCORES = ["results/tiny/metrics.csv", "results/tiny/retrieval.csv"]
+LAST = {
+    *(f"table_{name}" for name in ("components", "methods", "retrieval")),
+    *("figure_archives", "figure_archive_size", "figure_precision"),
+    *("figure_predictions", "figure_training", "paper_figures", "record", "all"),
+}
+NAMES = ["orange", "lemon", "broccoli", {"name": "zebra", "prompts": ["striped horse"]}]
 
 
 def test_default_experiment_plans_a_job_per_concept():
@@ -35,13 +47,6 @@ def test_default_experiment_plans_a_job_per_concept():
     plan = job_counts(text)
     assert plan["retrieve"] == plan["cosegment"] == concepts + contexts
     assert plan["bank"] == concepts and plan["whiten"] == 1
-
-
-def test_lint_is_clean():
-    command = [sys.executable, "-m", "snakemake", "--lint"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "good condition" in done.stdout + done.stderr
 
 
 def read_rules() -> list[tuple[str, str, str]]:
@@ -123,6 +128,35 @@ def test_mistakes_stop_before_any_job(project, config, message):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, False),  # a probe, of the networks that the config names
+        ({"recipe": "paper"}, True),  # DeepLab from the packaged backbone, inherited
+        ({"train": {"student": "deeplab"}}, True),
+        ({"train": {"student": "deeplab", "encoder": "resnet18"}}, False),
+        ({"models": {"encoder": "packaged"}}, True),
+    ],
+)
+def test_the_readmes_config_has_the_weights_that_it_trains_with(project, changes, needed):
+    readme = (ROOT / "README.md").read_text()
+    values = yaml.safe_load(re.search(r"```yaml\n(# mine\.yaml.*?)```", readme, re.DOTALL)[1])
+    project.config = {
+        **values,
+        "index": project.config["index"],
+        "benchmark": project.config["benchmark"],
+        "archive_size": 4,
+        "bank": {"size": 4},
+        **changes,
+    }
+    done = project.snakemake("--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = done.stdout + done.stderr
+    wanted = re.search(r"^rule train:\n    input: (.*)$", text, re.MULTILINE)[1]
+    assert ("data/models/packaged" in wanted) == needed
+    assert job_counts(text).get("weights", 0) == needed
+
+
 def test_text_of_people_is_no_pattern_to_snakemake(project):
     """Braces would be wildcards in inputs and parameters."""
     shutil.move(project.root / "photos", project.root / "pho {x} tos")
@@ -157,8 +191,47 @@ def test_files_of_concepts_are_read_from_the_command_line(project):
     assert job_counts(done.stdout + done.stderr)["cosegment"] == 3, "two names and a context"
 
 
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder but Snakemake's own and Python's: time and content."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not {".snakemake", "__pycache__"} & set(path.parts)
+        if path.name != "tiny.yaml"  # by the tests
+    }
+
+
+def test_to_plan_writes_nothing_and_looks_at_the_images_once(project):
+    plan = project.folder / "src/reco/workflow/plan.py"
+    scanned = "\n\ndef scan_images(experiment, scan=scan_images):\n"
+    scanned += "    import sys; print('SCANNED', file=sys.stderr)\n    return scan(experiment)\n"
+    plan.write_text(plan.read_text() + scanned)
+    before = tree(project.folder)
+    said = project.run("--dry-run") + project.run("--detailed-summary")
+    assert tree(project.folder) == before and said.count("SCANNED") == 2
+
+    said = project.run("catalog")
+    assert said.count("SCANNED") == 1
+    config = project.folder / "data/tiny/config"
+    noted = json.loads((config / "images.json").read_text())
+    [merged] = set(config.iterdir()) - {config / "images.json"}
+    assert json.loads(merged.read_text())["experiment"] == "tiny"
+
+    draw_scene(np.random.default_rng(9))[0].save(project.photos / "photo 3.png")
+    before = tree(project.folder)
+    plan = project.plan(seed=1)
+    assert plan["catalog"] == 1 and tree(project.folder) == before
+    said = project.run("catalog", seed=1)
+    assert json.loads((config / "images.json").read_text())["index"] != noted["index"]
+    assert len(list(config.iterdir())) == 3
+    before = tree(project.folder)
+    assert project.plan(seed=1) and tree(project.folder) == before
+
+
 @pytest.mark.slow
-def test_a_new_concept_costs_one_bank(project):
+def test_a_new_concept_costs_one_bank(project, converted):
+    project.take(converted)
+
     def run(names, *arguments):
         config = {"recipe": "seedbank", "bank": {"size": 4, "scales": [64, 96]}}
         done = project.snakemake("banks", *arguments, concepts=names, **config)
@@ -180,20 +253,79 @@ def test_a_new_concept_costs_one_bank(project):
     assert changed["whiten"] == 1 and changed["bank"] == 2
 
 
-@pytest.mark.slow
-def test_runs_and_reruns_only_what_changed(project):
-    """One run of everything; then each kind of change takes one invocation, and only its work."""
-    hostile = "it's $(touch pwned) `x`; ../ü 🦓"
-    names = ["orange", "lemon", "broccoli", {"name": "zebra", "prompts": ["striped horse"]}]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, converted: Path) -> Project:
+    """A run of everything, on two cores. The test that changes it comes last."""
+    project = Project(tmp_path_factory.mktemp("finished")).take(converted)
+    shutil.rmtree(project.folder / "profiles")  # Snakemake's own settings do
     (project.photos / "broken.jpg").write_bytes(b"no image")
-    project.run(concepts=names)
+    project.config["concepts"] = NAMES
+    # keep 1: else a threshold, no argmax, decides which pixels of the pseudo-masks are labelled
+    project.config["train"]["keep"] = 1
+    project.run("--cores", "2")
+    return project
+
+
+@pytest.mark.slow
+def test_two_runs_agree(finished, converted, tmp_path):
+    """Equal bytes up to training and equal metrics after it; threads change no seed, no label."""
+    second, single = (
+        Project(tmp_path / name, data=finished.root).take(converted)
+        for name in ("second", "single")
+    )
+    second.config = single.config = finished.config
+    second.run("--cores", "2", *SCORES)
+    data = "data/tiny"
+    compared = 0
+    for part in ("images", "embeddings", "text", "archives", "features", "references", "masks"):
+        for path in sorted((finished.folder / data / part).rglob("[!.]*")):
+            if path.is_file() and "plus" not in path.parts:
+                other = second.folder / path.relative_to(finished.folder)
+                assert path.read_bytes() == other.read_bytes(), path
+                compared += 1
+    assert compared > 40
+    for a, b in zip(
+        *(read_table(p.folder / "results/tiny/metrics.csv") for p in (finished, second)),
+        strict=True,
+    ):
+        assert abs(float(a["mean_iou"]) - float(b["mean_iou"])) <= 0.002, (a, b)
+
+    single.run("--cores", "1", "--until", "segment_split")
+    for path in sorted((finished.folder / data / "archives").glob("*.csv")):
+        names = [
+            [row["path"] for row in read_table(project.folder / data / "archives" / path.name)]
+            for project in (finished, single)
+        ]
+        assert names[0] == names[1]
+    for path in sorted((finished.folder / data / "references").glob("*.safetensors")):
+        mine, other = (
+            load_file(project.folder / data / "references" / path.name)
+            for project in (finished, single)
+        )
+        for name in mine:
+            if name.endswith("seeds"):
+                assert (mine[name] == other[name]).all(), (path, name)
+    for path in sorted((finished.folder / data / "masks").rglob("*.png")):
+        if "plus" not in path.parts:
+            other = single.folder / path.relative_to(finished.folder)
+            assert path.read_bytes() == other.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_runs_and_reruns_only_what_changed(finished):
+    """After a run of everything each kind of change takes one invocation, and only its work."""
+    hostile = "it's $(touch pwned) `x`; ../ü 🦓"
+    names, project = NAMES, finished
     assert project.plan(concepts=names) == {}
+    assert "precision" in project.plan(concepts=names, archive_sizes=[])
     data, results = project.folder / "data/tiny", project.folder / "results/tiny"
     assert [row["path"] for row in read_table(data / "embeddings/skipped.csv")] == ["broken.jpg"]
     metrics = read_table(results / "metrics.csv")
     assert {row["method"] for row in metrics} == {"denseclip", "reference", "reco", "reco_plus"}
     run = json.loads((results / "run.json").read_text())
     assert run["device"] == "cpu" and run["seed"] == 0 and run["versions"]["torch"]
+    networks = ["embed", "text", "features", "embed_split", "segment_split"]
+    assert list(run["devices"]) == [*networks, "train", "segment_plus"]
 
     # add one, with a name that must not reach a shell or leave the folder
     added = [*names, hostile]
@@ -210,15 +342,15 @@ def test_runs_and_reruns_only_what_changed(project):
     edited = [*names[:3], {"name": "zebra", "prompts": ["zebra", "herd of zebras"]}, hostile]
     plan = project.plan(concepts=edited)
     assert {rule: plan[rule] for rule in EACH_ONCE} == dict.fromkeys(EACH_ONCE, 1)
-    project.run(concepts=edited)
-    assert project.plan(concepts=edited) == {}
+    project.run(*SCORES, concepts=edited)
+    assert set(project.plan(concepts=edited)) == LAST
 
     # remove one
     plan = project.plan(concepts=names[:3])
     assert not (PER_CONCEPT | {"text", "embed", "gather"}) & set(plan)
     assert set(plan) >= GATHERS
-    project.run(concepts=names[:3])
-    assert project.plan(concepts=names[:3]) == {}
+    project.run(*SCORES, concepts=names[:3])
+    assert set(project.plan(concepts=names[:3])) == LAST
     labels = {row["class"] for row in read_table(results / "per_class.csv")}
     assert labels == {"orange", "lemon", "broccoli"}
 
@@ -237,6 +369,7 @@ def test_runs_and_reruns_only_what_changed(project):
     assert project.plan(concepts=names[:3]) == {}
 
     # embed in parts: the same bytes, and nothing to do for whoever asks for other parts
+    shutil.copytree(ROOT / "profiles", project.folder / "profiles")
     embeddings = data / "embeddings"
     before = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
     shutil.rmtree(embeddings)
@@ -245,13 +378,14 @@ def test_runs_and_reruns_only_what_changed(project):
     assert job_counts(text)["embed"] == 3
     after = {path.name: path.read_bytes() for path in embeddings.iterdir() if path.is_file()}
     assert after == before and len(before) == 5
-    project.run(*parts, concepts=names[:3])
-    assert project.plan(concepts=names[:3]) == {}
+    project.run("archives", *parts, concepts=names[:3])
+    assert job_counts(project.run("--dry-run", "archives", concepts=names[:3])) == {}
 
 
 @pytest.mark.slow
-def test_stamps_from_the_download_to_the_figures(project):
+def test_stamps_from_the_download_to_the_figures(project, converted):
     """The default experiment in small: real photographs, real networks, every stage."""
+    project.take(converted)
     small = {
         "experiment": "stamps-small",
         "index": {"kind": "stamps"},

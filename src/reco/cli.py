@@ -1,7 +1,4 @@
-"""The command line: one command per rule of the workflow, with the same verb.
-
-Commands import what they need when they run: a job per concept must not wait for torch.
-"""
+"""The command line: what people ask for, and a command per rule of the workflow, with its verb."""
 
 import logging
 import os
@@ -9,55 +6,83 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reco.errors import RecoError
 from reco.files import MAKE_ROOM, disk_full
-from reco.options import CONFIG, FILE, PLUS, LazyGroup, images_option
+from reco.options import FILE
+from reco.photos import commands as photos
 from reco.progress import LOG, open_log
 from reco.revision import read_revision
-
-if TYPE_CHECKING:
-    from reco.experiment import Experiment
-    from reco.method.cosegment import Merge, Variant
-
-SPLIT = click.option("--split", type=click.Choice(["train", "val"]), required=True)
-WORKERS = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes to use."
+from reco.workflow.commands import (
+    bank,
+    config,
+    cosegment,
+    download,
+    embed,
+    evaluate,
+    features,
+    figures,
+    rare,
+    retrieve,
+    segment,
+    train,
 )
 
+SECTIONS = {
+    "For people": [
+        *(photos.segment, photos.app, photos.specialist, photos.specialist_segment),
+        *(evaluate.trace, download.download, download.convert),
+    ],
+    "Stages of the workflow, in order": [
+        *(download.weights, download.fetch, download.compose, download.catalog),
+        *(download.catalog_split, embed.embed, embed.gather, embed.text, retrieve.retrieve),
+        *(features.whiten, features.features, cosegment.cosegment, bank.bank, embed.embed_split),
+        *(segment.segment_split, train.train, train.segment_plus, evaluate.evaluate),
+        *(evaluate.precision, rare.rare, evaluate.record, figures.table, figures.figure),
+        config.schema,
+    ],
+}
 
-EXPERIMENT = click.option(
-    "--experiment", default="stamps", show_default=True, help="Whose index and settings to use."
-)
-INDEX = click.option("--index", type=FILE, help="A folder of photographs to learn from instead.")
 
+class Sections(click.Group):
+    """A group that lists its commands by SECTIONS."""
 
-class InOrder(click.Group):
-    """A group that lists its commands in the order of the method, not of the alphabet."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names as they were defined."""
-        return list(self.commands)
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a list for every section, a line for each command."""
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        for title, listed in SECTIONS.items():
+            with formatter.section(title):
+                rows = [(str(each.name), each.get_short_help_str(limit)) for each in listed]
+                formatter.write_dl(rows)
 
 
 @click.group(
-    cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.option("--log", type=FILE, help="Also write messages and progress to this file.")
 def commands(log: Path | None) -> None:
     """ReCo: retrieve and co-segment for zero-shot transfer.
 
-    The workflow (`snakemake --cores all`) calls these commands in the order of the method; each
-    can be run by hand. `reco COMMAND --help` says what a command reads and writes.
+    The workflow (`snakemake --cores all`) calls its stages in the order of the method; each can be
+    run by hand. `reco COMMAND --help` says what a command reads and writes.
+
+    \b
+    reco segment holiday/ --index ~/Pictures --concepts "sailing boat, lighthouse"
+    reco app
+    reco trace results/stamps/tables/methods.md
     """
     open_log(log)
     if log:
         LOG.debug("code: %s", read_revision() or "not in a git checkout")
         LOG.debug("config: %s", os.environ.get("RECO_CONFIG", "see the command"))
         LOG.debug("command: %s", shlex.join(["reco", *sys.argv[1:]]))
+
+
+for section in SECTIONS.values():
+    for command in section:
+        commands.add_command(command)
 
 
 def main() -> None:
@@ -83,676 +108,6 @@ def main() -> None:
             sys.exit(1)
         LOG.error("%s", traceback.format_exc())
         sys.exit(70)
-
-
-def _experiment(config_file: Path) -> "Experiment":
-    from reco.config import load
-    from reco.experiment import Experiment
-
-    return Experiment(load(config_file))
-
-
-# ---- download ---------------------------------------------------------------------------------
-
-
-@commands.command()
-@click.option("--weights", type=FILE, required=True, help="The safetensors file to write.")
-def weights(weights: Path) -> None:
-    """Convert the packaged network's weights to safetensors, checked by SHA-256."""
-    from reco.models.packaged import convert
-
-    convert(weights.parent)
-
-
-@commands.command()
-@click.option("--packages", type=FILE, required=True, help="YAML list of Debian packages.")
-@click.option(
-    "--source",
-    default="apt",
-    show_default=True,
-    help="apt, a folder with the .deb files, or the address of a Debian mirror.",
-)
-@click.option("--folder", type=FILE, required=True, help="Where the .deb files go.")
-def fetch(packages: Path, source: str, folder: Path) -> None:
-    """Fetch the packages that hold the photographs of `stamps`, checked by SHA-256."""
-    from reco.data.downloads import fetch
-
-    fetch(packages, folder, source=None if source == "apt" else source)
-
-
-@commands.command()
-@click.argument("names", nargs=-1)
-@click.option(
-    "--folder", type=FILE, default="data/downloads", show_default=True, help="Where they go."
-)
-@click.option(
-    "--root", type=FILE, help="Where a data set lies that you signed for.  [default: FOLDER/NAME]"
-)
-@click.option(
-    "--listing", type=FILE, default="config/downloads.yaml", show_default=True, help="The list."
-)
-def download(names: tuple[str, ...], folder: Path, root: Path | None, listing: Path) -> None:
-    """Fetch data sets and weights of the paper, check and unpack them.
-
-    NAMES are those of config/downloads.yaml; without any, they are listed. What its owners give
-    only to those who sign up is not fetched: the command says where to sign and what is missing.
-    """
-    from reco.data.downloads import fetch_download, read_downloads
-
-    if not names:
-        known = read_downloads(listing)
-        width = max(len(entry.name) for entry in [*known.downloads, *known.gated])
-        for entry in known.downloads:
-            click.echo(f"{entry.name:{width}}  {entry.title} ({entry.licence}: {entry.terms})")
-        for owned in known.gated:
-            click.echo(f"{owned.name:{width}}  {owned.title}: sign up at {owned.page}")
-    for name in names:
-        fetch_download(name, folder, listing=listing, root=root)
-
-
-@commands.command()
-@click.argument("kind", type=click.Choice(["embeddings", "references"]))
-@click.argument("source", metavar="PICKLE", type=FILE)
-@click.argument("out", type=FILE)
-def convert(kind: str, source: Path, out: Path) -> None:
-    """Convert a pickle that the paper's authors released; nothing in it is executed.
-
-    embeddings: of images, to OUT (.npy) and the list of files beside it (.csv).
-    references: embeddings of concepts, to OUT (.safetensors).
-    """
-    from reco.data.unpickle import convert_embeddings, convert_references
-
-    if kind == "embeddings":
-        convert_embeddings(source, out, out.with_suffix(".csv"))
-    else:
-        convert_references(source, out)
-
-
-@commands.command()
-@CONFIG
-@click.option(
-    "--packages", type=FILE, default="data/packages", show_default=True, help="The .debs."
-)
-@click.option(
-    "--photographs", type=FILE, default="data/photographs", show_default=True, help="Unpacked here."
-)
-@WORKERS
-def compose(config_file: Path, packages: Path, photographs: Path, workers: int) -> None:
-    """Unpack the photographs and compose the scenes of `stamps` from them."""
-    from reco.data.downloads import read_packages, unpack
-    from reco.data.folder import read_table
-    from reco.data.scenes import compose
-    from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, images_state
-    from reco.files import read_json, write_json
-
-    experiment = _experiment(config_file)
-    config, rows = experiment.config, read_table(CUTOUTS) + read_table(BACKGROUNDS)
-    for package in read_packages(PACKAGES):
-        wanted = [row["path"] for row in rows if row["package"] == package.name]
-        unpack(packages / package.file, photographs / package.name, wanted)
-    sizes = config.stamps.model_dump(include={"size", "index", "train", "val"})
-    scenes = Path(experiment.scenes)
-    compose(CUTOUTS, BACKGROUNDS, photographs, scenes, seed=config.seed, workers=workers, **sizes)
-    record = read_json(scenes / "composed.json")
-    write_json(scenes / "composed.json", {**record, "state": images_state(experiment)})
-
-
-@commands.command()
-@CONFIG
-@click.option("--index", type=FILE, required=True, help="CSV to write: images of the index.")
-@click.option("--labels", type=FILE, help="CSV to write: what they show, where folders tell it.")
-def catalog(config_file: Path, index: Path, labels: Path | None) -> None:
-    """List the images of the index."""
-    from reco.workflow.catalog import catalog_index, label_index
-
-    experiment = _experiment(config_file)
-    catalog_index(experiment.index_root, index, experiment.config.deepest_archive)
-    if labels:
-        label_index(index, labels)
-
-
-@commands.command("catalog-split")
-@CONFIG
-@SPLIT
-@click.option("--images", type=FILE, required=True, help="CSV to write: images of the split.")
-def catalog_split(config_file: Path, split: str, images: Path) -> None:
-    """List and check the images of a split, and its masks."""
-    from reco.workflow.catalog import catalog_split
-
-    catalog_split(_experiment(config_file).split(split), images, need_masks=split == "val")
-
-
-# ---- embed ------------------------------------------------------------------------------------
-
-
-@commands.command()
-@CONFIG
-@images_option("images of the index")
-@click.option("--model", required=True, help="The language-image model that ranks the index.")
-@click.option("--size", type=int, required=True, help="Side of its input in pixels.")
-@click.option(
-    "--part", default="1-of-1", show_default=True, help="Which slice: 3-of-64 is the third of 64."
-)
-@click.option("--table", type=FILE, required=True, help="CSV to write: where embeddings are.")
-def embed(config_file: Path, images: Path, model: str, size: int, part: str, table: Path) -> None:
-    """Embed one part of the index; only images that the store lacks."""
-    from reco.workflow.embed import embed_part
-
-    embed_part(_experiment(config_file), images, model, size, part, table)
-
-
-@commands.command()
-@click.argument("parts", nargs=-1, required=True, type=FILE)
-@click.option("--embeddings", type=FILE, required=True, help=".npy to write: (n, d), unit rows.")
-@click.option("--usable", type=FILE, required=True, help="CSV to write: the image of every row.")
-@click.option("--skipped", type=FILE, required=True, help="CSV to write: unreadable files, why.")
-@click.option("--model", required=True, help="The model of the parts.")
-@click.option("--size", type=int, required=True, help="Side of its input in pixels.")
-@click.option("--state", required=True, help="State of the images, noted beside the embeddings.")
-def gather(
-    parts: tuple[Path, ...],
-    embeddings: Path,
-    usable: Path,
-    skipped: Path,
-    model: str,
-    size: int,
-    state: str,
-) -> None:
-    """Gather the embeddings of all PARTS, tables of `reco embed` in order, into one matrix."""
-    from reco.data.embeddings import Description
-    from reco.workflow.embed import gather
-
-    described = Description(model=model, size=size, state=state)
-    gather(parts, embeddings, usable, skipped, described)
-
-
-@commands.command()
-@CONFIG
-def text(config_file: Path) -> None:
-    """Embed the texts of all concepts; only those that the store lacks."""
-    from reco.workflow.text import embed_concepts
-
-    embed_concepts(_experiment(config_file))
-
-
-# ---- retrieve, features, cosegment ------------------------------------------------------------
-
-
-@commands.command()
-@click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
-@images_option("the image of every row of the embeddings")
-@click.option(
-    "--text", type=FILE, required=True, help="Text embeddings of a concept.", multiple=True
-)
-@click.option("--size", type=click.IntRange(1), required=True, help="Images of an archive.")
-@click.option("--archive", type=FILE, required=True, help="CSV to write.", multiple=True)
-def retrieve(
-    embeddings: Path, images: Path, text: tuple[Path, ...], size: int, archive: tuple[Path, ...]
-) -> None:
-    """Rank the index for a concept and keep its best images: its archive.
-
-    For several concepts in one pass, give --text and --archive as often, in the same order.
-    """
-    from reco.workflow.retrieve import retrieve_archives
-
-    if len(text) != len(archive):
-        raise RecoError(f"--text is given {len(text)} times, --archive {len(archive)} times")
-    retrieve_archives(embeddings, images, text, size, archive)
-
-
-@commands.command()
-@CONFIG
-def features(config_file: Path) -> None:
-    """Compute dense features of the archives' images; only those that the store lacks.
-
-    And of the images of the index that a probe learns from.
-    """
-    from reco.models import keeping_loader
-    from reco.workflow.embed import embed_archives
-
-    experiment, loader = _experiment(config_file), keeping_loader()
-    embed_archives(experiment, loader)
-    if experiment.config.student == "probe":
-        from reco.workflow.probe import embed_lessons
-
-        embed_lessons(experiment, loader)
-
-
-@commands.command()
-@CONFIG
-@click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
-def whiten(config_file: Path, embeddings: Path) -> None:
-    """Measure the spaces that seeds are compared in, on a sample of the index."""
-    from reco.models import keeping_loader
-    from reco.workflow.whiten import whiten_index
-
-    whiten_index(_experiment(config_file), embeddings, keeping_loader())
-
-
-@commands.command()
-@click.option("--features", type=FILE, required=True, help="CSV: where the features are.")
-@click.option("--whitening", type=FILE, required=True, help="File of `reco whiten`.")
-@click.option("--scales", required=True, help="Shorter sides in pixels, such as '320 448'.")
-@click.option("--size", type=click.IntRange(2), required=True, help="Archive images at most.")
-@click.option("--bank", type=FILE, required=True, help="safetensors to write.")
-def bank(features: Path, whitening: Path, scales: str, size: int, bank: Path) -> None:
-    """Find the seeds of one concept's archive and keep them all: its bank."""
-    from reco.workflow.bank import bank_archive
-
-    bank_archive(features, whitening, [int(scale) for scale in scales.split()], size, bank)
-
-
-@commands.command()
-@click.option("--features", type=FILE, required=True, help="CSV: where the features are.")
-@click.option("--text", type=FILE, required=True, help="Text embeddings of the concept.")
-@click.option("--contexts", default="", help="Reference files of context concepts, in order.")
-@click.option("--variants", required=True, help="Names such as lgc-ce-k20.")
-@click.option(
-    "--temperature", type=float, default=10.0, show_default=True, help="Of dense saliency."
-)
-@click.option("--merge", type=click.Choice(["mean", "weighted", "winner"]), default="mean")
-@click.option("--variant", type=click.Choice(["paper", "released"]), default="paper")
-@click.option("--reference", type=FILE, required=True, help="safetensors to write.")
-def cosegment(
-    features: Path,
-    text: Path,
-    contexts: str,
-    variants: str,
-    temperature: float,
-    merge: "Merge",
-    variant: "Variant",
-    reference: Path,
-) -> None:
-    """Co-segment one concept's archive into reference embeddings."""
-    from reco.workflow.cosegment import cosegment_archive
-
-    cosegment_archive(
-        features,
-        text,
-        [Path(path) for path in contexts.split()],
-        variants.split(),
-        reference,
-        temperature=temperature,
-        merge=merge,
-        variant=variant,
-    )
-
-
-# ---- segment, train ---------------------------------------------------------------------------
-
-
-@commands.command()
-@click.argument("photos", metavar="PHOTO_OR_FOLDER...", nargs=-1, required=True, type=FILE)
-@click.option(
-    "--concepts",
-    help='Names with commas between: "fire truck, zebra"; or a file of them (.txt, .yaml).  '
-    "[default: the experiment's]",
-)
-@EXPERIMENT
-@INDEX
-@click.option(
-    "--config", "config_file", type=FILE, envvar="RECO_CONFIG", help="A config instead of those."
-)
-@click.option("--archive-size", type=click.IntRange(1), help="Images to learn a concept from.")
-@click.option(
-    "--background/--no-background",
-    default=None,
-    help="A pixel may be none of the concepts, or must be one.  [default: may be, if there is one]",
-)
-@click.option("--crf/--no-crf", default=True, show_default=True, help="Follow edges: a dense CRF.")
-@click.option("--doubtful", is_flag=True, help="Segment words, too, that no image looks like.")
-@click.option("--skip", is_flag=True, help="Exit status 0 even if photographs could not be read.")
-@click.option(
-    "--out", type=FILE, help="Folder to write.  [default: results/EXPERIMENT/photos/NAME]"
-)
-def segment(
-    photos: tuple[Path, ...],
-    concepts: str | None,
-    experiment: str,
-    index: Path | None,
-    config_file: Path | None,
-    archive_size: int | None,
-    background: bool | None,
-    crf: bool,
-    doubtful: bool,
-    skip: bool,
-    out: Path | None,
-) -> None:
-    """Find concepts in photographs: a file, several, or folders of them.
-
-    Each word is learned from the images of an index that look like it (--experiment, or any folder
-    of photographs: --index); what was learned is kept. Written are label masks, overlays to look
-    at, COCO's run lengths, and tables.
-
-    \b
-    reco segment holiday/ --concepts "zebra, fire truck" --background
-    """
-    from reco.config import lists, read_concepts
-    from reco.photos.folder import choose_out, find_photos, prepare_out, segment_photos, summarize
-    from reco.photos.segmenter import load
-
-    found = find_photos(photos)
-    if out:  # before anything is learned
-        prepare_out(out, photos)
-    segmenter = load(experiment, index=index, config=config_file, archive_size=archive_size)
-    settings = segmenter.config
-    if concepts is None:
-        words = segmenter.targets
-    else:
-        words = segmenter.concepts(read_concepts(concepts) if lists(concepts) else concepts)
-    if background is None:
-        background = settings.background
-    if not out:
-        out = choose_out(settings.experiment, photos)
-        prepare_out(out, photos)
-    failed = segment_photos(
-        segmenter, found, words, out, background=background, crf=crf, doubtful=doubtful
-    )
-    click.echo(summarize(out))
-    click.echo(f"\nmasks, overlays, overview.png: {out}")
-    if failed and not skip:
-        raise RecoError(
-            f"{len(failed)} of {len(found)} photographs could not be read: {out / 'failed.csv'}"
-        )
-
-
-@commands.command("segment-split")
-@CONFIG
-@SPLIT
-@images_option("images of the split")
-@click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
-@WORKERS
-def segment_split(config_file: Path, split: str, images: Path, masks: Path, workers: int) -> None:
-    """Segment a split: val with every method of the tables, train with the best one."""
-    from reco.workflow.segment import segment_split
-
-    experiment = _experiment(config_file)
-    settings = experiment.config.train
-    keep = settings.keep if settings and split == "train" else 1
-    segment_split(experiment, split, images, experiment.methods(split), masks, workers, keep)
-
-
-@commands.command()
-@CONFIG
-@images_option("images of the train split")
-@click.option("--masks", type=FILE, help="Folder of the split's pseudo-masks; a probe needs none.")
-@click.option("--weights", type=FILE, required=True, help="safetensors to write.")
-@click.option("--model", type=FILE, required=True, help="JSON to write: what the weights are.")
-@click.option("--curve", type=FILE, required=True, help="CSV to write: loss by step.")
-@click.option("--val", type=FILE, help="CSV: images of the val split, for looks at it on the way.")
-def train(
-    config_file: Path,
-    images: Path,
-    masks: Path | None,
-    weights: Path,
-    model: Path,
-    curve: Path,
-    val: Path | None,
-) -> None:
-    """Train ReCo+ on pseudo-masks."""
-    from reco.workflow.train import train_plus
-
-    train_plus(_experiment(config_file), images, masks, weights, model, curve, val)
-
-
-@commands.command("segment-plus")
-@CONFIG
-@images_option("images of the val split")
-@click.option("--weights", type=FILE, required=True, help="Weights of `reco train`.")
-@click.option("--model", type=FILE, required=True, help="Their description.")
-@click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
-@WORKERS
-def segment_plus(
-    config_file: Path, images: Path, weights: Path, model: Path, masks: Path, workers: int
-) -> None:
-    """Segment the val split with ReCo+."""
-    from reco.workflow.train import segment_plus
-
-    segment_plus(_experiment(config_file), images, weights, model, masks, workers)
-
-
-# ---- specialist -------------------------------------------------------------------------------
-
-
-@commands.command()
-@click.argument("word")
-@click.option("--index", type=FILE, help="Folder of photographs to learn the word from.")
-@click.option(
-    "--experiment", default="stamps", show_default=True, help="Whose index and settings are used."
-)
-@click.option("--out", type=FILE, help="Folder to write.  [default: the word]")
-@click.option("--photos", type=FILE, help="Folder of photographs to score it on.")
-@click.option("--masks", type=FILE, help="Folder of their masks: PNG, 0 = not the concept.")
-@click.option("--archive-size", type=click.IntRange(1), help="Images to learn the word from.")
-@click.option(
-    "--iterations", type=click.IntRange(1), default=100, show_default=True, help="Training steps."
-)
-@click.option("--doubtful", is_flag=True, help="Go on if no image of the index looks like it.")
-def specialist(
-    word: str,
-    index: Path | None,
-    experiment: str,
-    out: Path | None,
-    photos: Path | None,
-    masks: Path | None,
-    archive_size: int | None,
-    iterations: int,
-    doubtful: bool,
-) -> None:
-    """Train a small segmenter of one WORD, which needs no index after.
-
-    Writes weights, their description, ONNX, the learning curve and a picture to look at; with
-    masks, the scores too. `reco specialist-segment` runs it.
-    """
-    from reco.concepts import slugify
-    from reco.photos.segmenter import load
-    from reco.photos.specialist import check_out, check_word, make_specialist, pair_photographs
-
-    check_word(word)
-    if (photos is None) != (masks is None):
-        raise RecoError("--photos and --masks go together: name both folders")
-    folder = out or Path(slugify(word.strip()))
-    check_out(folder)
-    pairs = pair_photographs(photos, masks) if photos and masks else []
-    segmenter = load(experiment, index=index, archive_size=archive_size)
-    scores = make_specialist(
-        segmenter, word, folder, iterations=iterations, doubtful=doubtful, pairs=pairs
-    )
-    for name, values in scores.items():
-        shown = ", ".join(f"{key} {value:.3f}" for key, value in values.items())
-        click.echo(f"{name}, {len(pairs)} photographs: {shown}")
-    click.echo(f"{folder}: look at overview.png; run it with 'reco specialist-segment'")
-
-
-@commands.command("specialist-segment")
-@click.argument("model", type=FILE)
-@click.argument("photos", type=FILE, nargs=-1, required=True)
-@click.option("--out", type=FILE, required=True, help="Folder to write: masks/ and overlays/.")
-@click.option("--crf/--no-crf", default=True, show_default=True, help="Follow edges; slower.")
-@click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Least probability.  [default: the model's]"
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-def specialist_segment(
-    model: Path,
-    photos: tuple[Path, ...],
-    out: Path,
-    crf: bool,
-    threshold: float | None,
-    device: str,
-) -> None:
-    """Segment PHOTOS (files and folders) with MODEL, a folder of `reco specialist`.
-
-    Masks have the photographs' sizes, 255 where the concept is. Nothing but MODEL is needed.
-    """
-    from reco.photos.specialist import load_specialist, segment_photographs
-
-    loaded = load_specialist(model, device)
-    count = segment_photographs(loaded, photos, out, crf=crf, threshold=threshold)
-    click.echo(f"{out}: masks and overlays of {count} photographs")
-
-
-# ---- evaluate ---------------------------------------------------------------------------------
-
-
-@commands.command()
-@CONFIG
-@images_option("images of the val split")
-@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment-split`.")
-@PLUS
-@click.option("--metrics", type=FILE, required=True, help="CSV to write: a row per method.")
-@click.option("--per-class", type=FILE, required=True, help="CSV to write: per method and class.")
-@click.option("--summary", type=FILE, required=True, help="JSON to write: the main methods.")
-def evaluate(
-    config_file: Path,
-    images: Path,
-    zero_shot: Path,
-    plus: Path | None,
-    metrics: Path,
-    per_class: Path,
-    summary: Path,
-) -> None:
-    """Score the masks of every method against the ground truth."""
-    from reco.data.folder import read_table, write_table
-    from reco.files import write_json
-    from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarize
-
-    experiment = _experiment(config_file)
-    methods = [(method, zero_shot / method.slug) for method in experiment.zero_shot]
-    if plus:
-        methods += [(method, plus / method.slug) for method in experiment.plus]
-    rows, class_rows = evaluate(methods, experiment.split("val"), images, experiment.scored)
-    write_table(metrics, METRICS, rows)
-    write_table(per_class, PER_CLASS, class_rows)
-    write_json(summary, summarize(read_table(metrics), experiment.best, experiment.paper))
-
-
-@commands.command()
-@CONFIG
-@click.option("--retrieval", type=FILE, required=True, help="CSV to write.")
-@click.option("--summary", type=FILE, required=True, help="JSON to write: means over concepts.")
-def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
-    """Precision at k of every archive, against the labels of the index where they are known."""
-    from reco.data.folder import write_table
-    from reco.files import write_json
-    from reco.workflow.evaluate import RETRIEVAL, mean_precision, precision
-
-    experiment = _experiment(config_file)
-    rows = []
-    if experiment.index_labels:
-        archives = [
-            (concept.name, Path(experiment.archive(concept.slug)))
-            for concept in experiment.targets
-            if not concept.reference
-        ]
-        largest = experiment.config.all_archive_sizes[-1]
-        rows = precision(archives, experiment.index_labels, range(1, largest + 1))
-    write_table(retrieval, RETRIEVAL, rows)
-    write_json(summary, mean_precision(rows, experiment.config.all_archive_sizes))
-
-
-@commands.command()
-@CONFIG
-@images_option("images of the val split")
-@click.option("--scores", type=FILE, required=True, help="CSV to write: IoU at every threshold.")
-@click.option("--summary", type=FILE, required=True, help="JSON to write: at two thresholds.")
-def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
-    """Score one concept against background, by a threshold on its saliency."""
-    from reco.data.folder import write_table
-    from reco.files import write_json
-    from reco.workflow.rare import RARE, rare, summarize, table
-
-    found = rare(_experiment(config_file), images)
-    write_table(scores, RARE, table(found))
-    write_json(summary, summarize(found))
-
-
-@commands.command()
-@CONFIG
-@click.option("--run", type=FILE, required=True, help="JSON to write: versions, seed, device ...")
-@click.option("--merged", type=FILE, required=True, help="YAML to write: every key of the config.")
-@click.argument("files", type=FILE, nargs=-1)
-def record(config_file: Path, run: Path, merged: Path, files: tuple[Path, ...]) -> None:
-    """Write down what made the results: config, revision, versions, seed, device.
-
-    FILES are files and folders whose digests are recorded.
-    """
-    import yaml
-
-    from reco.files import write_json, write_text
-    from reco.workflow.record import describe_run
-
-    experiment = _experiment(config_file)
-    values = experiment.config.model_dump(mode="json")
-    write_text(merged, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    write_json(run, describe_run(experiment, files))
-
-
-@commands.command()
-@click.argument("file", type=FILE)
-def trace(file: Path) -> None:
-    """Tell where FILE comes from: jobs, code, config, seed, packages, digests of the data.
-
-    FILE is anything that the workflow made: `reco trace results/stamps/tables/methods.md`. Files
-    that are not as the run recorded them are named.
-    """
-    from reco.workflow.trace import trace
-
-    click.echo(trace(file))
-
-
-# ---- tables, figures --------------------------------------------------------------------------
-
-
-@commands.group(
-    cls=LazyGroup,
-    places={
-        "components": "reco.workflow.tables.components:components",
-        "methods": "reco.workflow.tables.methods:methods",
-        "retrieval": "reco.workflow.tables.retrieval:retrieval",
-    },
-)
-def table() -> None:
-    """Write a table to FILES: .md, .tex or .html."""
-
-
-@commands.group(
-    cls=LazyGroup,
-    places={
-        "archives": "reco.workflow.figures.archives:archives",
-        "predictions": "reco.workflow.figures.predictions:predictions",
-        "archive-size": "reco.workflow.figures.archive_size:archive_size",
-        "precision": "reco.workflow.figures.precision:precision",
-        "rare": "reco.workflow.figures.rare:rare",
-        "training": "reco.workflow.figures.training:training",
-    },
-)
-def figure() -> None:
-    """Draw a figure to FILES: .png or .pdf."""
-
-
-@commands.command()
-@click.option(
-    "--experiment", default="stamps", show_default=True, help="Whose index and settings are used."
-)
-@click.option("--index", type=FILE, help="A folder of photographs to learn from instead.")
-@click.option("--config", "config_file", type=FILE, help="A config instead of the experiment's.")
-@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
-def app(experiment: str, index: Path | None, config_file: Path | None, port: int) -> None:
-    """Serve a page to play with, to this machine alone: a photo and words in, masks out."""
-    from reco.photos.page import serve
-
-    serve(experiment, index=index, config=config_file, port=port)
-
-
-@commands.command()
-@click.option("--schema", type=FILE, required=True, help="JSON schema to write.")
-def schema(schema: Path) -> None:
-    """Write the JSON schema of the config, for editors and tests."""
-    from reco.config import Config
-    from reco.files import write_json
-
-    write_json(schema, Config.model_json_schema())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The config of an experiment: every key, its type, its default, and errors that say the remedy.
 
-`config/README.md` explains the keys to people, `workflow/schemas/config.schema.json` (made by
-`reco schema`) to editors; tests hold the three together.
+The defaults here are the only ones: a file means the same to Snakemake, to a command and to
+`reco.load`, in a checkout and outside. They are the default experiment, which `params.yaml` spells
+out. `config/README.md` explains the keys to people, `workflow/schemas/config.schema.json` (made by
+`reco schema`) to editors; tests hold the four together.
 """
 
 import re
@@ -159,10 +161,10 @@ class Sizes(Section):
     """Side of the network's input in pixels, per stage."""
 
     retrieval: Int = Field(
-        256, ge=32, le=PIXELS, description="index images: shorter side, centre crop"
+        320, ge=32, le=PIXELS, description="index images: shorter side, centre crop"
     )
     archive: Int = Field(
-        256, ge=32, le=PIXELS, description="archive images: shorter side, centre crop"
+        320, ge=32, le=PIXELS, description="archive images: shorter side, centre crop"
     )
     benchmark: Int | None = Field(
         320, ge=32, le=PIXELS, description="benchmark images: shorter side; null = as they are"
@@ -205,7 +207,7 @@ class CRF(Section):
     """Dense CRF (Kraehenbuehl and Koltun 2011): the paper's values but for `size`, `tolerance`."""
 
     size: Int | None = Field(
-        None,
+        160,
         ge=16,
         le=PIXELS,
         description="longer side at which the mean field runs; null = full size",
@@ -252,30 +254,40 @@ class Train(Section):
         None, description="weights of such an encoder: null, 'imagenet', or a local checkpoint"
     )
     keep: Float = Field(
-        1.0,
+        0.35,
         gt=0,
         le=1,
         description="share of each image, where ReCo is surest, whose pseudo-labels are learned; "
         "the paper's is 1; less where most of an image shows none of the concepts",
     )
     scale: tuple[Scale, Scale] = Field(
-        (0.5, 2.0), description="random scale of an image, least and most; the paper's is 0.5 to 2"
+        (0.9, 1.8), description="random scale of an image, least and most; the paper's is 0.5 to 2"
     )
     jitter: Float = Field(
-        0.8,
+        0.2,
         ge=0,
         le=2,
         description="strength of the colour jitter (hue: a quarter); the paper's is 0.8",
     )
-    size: Int = Field(256, ge=32, le=PIXELS, description="side of a training crop in pixels")
-    iterations: Int = Field(150, ge=1, le=10 * MANY, description="optimiser steps")
+    size: Int = Field(192, ge=32, le=PIXELS, description="side of a training crop in pixels")
+    iterations: Int = Field(500, ge=1, le=10 * MANY, description="optimiser steps")
     batch: Int = Field(8, ge=2, le=4096, description="images a step")
-    lr: Float = Field(5e-4, gt=0, description="Adam's learning rate")
+    lr: Float = Field(2e-3, gt=0, description="Adam's learning rate")
     backbone_lr: Float = Field(
         0.0,
         ge=0,
         description="learning rate of the backbone as a share of lr; the paper's is 0.1; 0 keeps "
         "the backbone as it is, at a third of the time",
+    )
+    full_size_loss: bool = Field(
+        False,
+        description="the loss at the size of the crop, to which the network's maps are enlarged, "
+        "as in the paper; else at the size of the maps, a quarter, which costs a CPU far less",
+    )
+    merge_labels: bool = Field(
+        False,
+        description="where a benchmark merges the predicted names for scoring (coco_stuff), learn "
+        "the merged classes, as the released code does; else the names, which are merged after",
     )
     validate_every: Int = Field(
         0,
@@ -296,8 +308,13 @@ class Train(Section):
 ARCHIVE = 10_000  # images; all pairs of them are compared
 
 
+def _or_text(schema: dict[str, Any]) -> None:
+    """Editors shall take text, too: names with commas between, or the path of a file."""
+    schema["anyOf"].insert(1, {"type": "string"})
+
+
 class Config(Section):
-    """One experiment."""
+    """One experiment. A file that `concepts` names is read: the config holds what it lists."""
 
     experiment: str = Field(
         "stamps",
@@ -316,8 +333,9 @@ class Config(Section):
         "released code cuts out and resizes, which differs between benchmarks",
     )
     stamps: Stamps = Stamps()
-    concepts: list[Concept] | Path | None = Field(
+    concepts: list[Concept] | None = Field(
         None,
+        json_schema_extra=_or_text,
         description="names or {name, aliases, prompts}, or text with commas between names; a YAML "
         "file with such a list (.yaml, .yml) or text with a name a line (.txt); null = the classes "
         "of the benchmark",
@@ -333,13 +351,13 @@ class Config(Section):
         "is one concept",
     )
     context: list[Concept] = Field(
-        [Concept(name=name) for name in ("tree", "sky", "building", "road", "person")],
+        [Concept(name=name) for name in ("mountain", "beach", "lake", "valley")],
         description="context concepts to eliminate, in order; [] = no context elimination",
     )
     models: Models = Models()
     sizes: Sizes = Sizes()
     recipe: Literal["paper", "seedbank"] = Field(
-        "paper",
+        "seedbank",
         description="how archives become masks: as in the paper, or by a bank of seeds in whitened "
         "space (docs/recipe.md); tables of a benchmark always have the paper's, too",
     )
@@ -352,6 +370,11 @@ class Config(Section):
         {},
         description="experiments to draw beside this one in the figures of archive size and "
         "precision, with their labels; those without results are left out",
+    )
+    keep_features: bool | None = Field(
+        None,
+        description="keep features of the benchmark's images in data/store, so that no network "
+        "sees one twice; null = where their shorter side has at most 512 pixels",
     )
     temperature: Float = Field(10.0, gt=0, description="scale of the cosine in dense saliency")
     cosegment: Cosegment = Cosegment()
@@ -380,10 +403,17 @@ class Config(Section):
     @classmethod
     def _names_or_file(cls, concepts: object) -> object:
         if isinstance(concepts, str) and lists(concepts):
-            return Path(concepts.strip())
+            concepts = Path(concepts.strip())
+        if isinstance(concepts, Path):
+            # Read once, so that it is in the fingerprint of the config and in the copy that jobs
+            # read: whoever edits the file during a run changes the next one.
+            try:
+                return read_concepts(concepts)
+            except RecoError as error:
+                raise ValueError(str(error)) from None
         if concepts == "null":  # as --config reads it
             raise ValueError("'null' is a word here: on the command line, write concepts= for it")
-        return concepts if concepts is None or isinstance(concepts, Path) else _listed(concepts)
+        return None if concepts is None else _listed(concepts)
 
     @field_validator("context", mode="before")
     @classmethod
@@ -471,17 +501,20 @@ class Config(Section):
 
 
 def check_config(values: dict[str, Any]) -> Config:
-    """Check a merged config.
+    """The config that some keys and the defaults make; every file and command line comes in here.
+
+    Where there are `photos`, nothing is scored, and so there is no benchmark.
 
     Raises:
         RecoError: one line per problem: the key, what is wrong, and the nearest key that exists.
     """
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         # A key of the user's may have line breaks in it.
         lines = [" ".join(_explain(problem).splitlines()) for problem in error.errors()]
         raise RecoError("config: " + "\nconfig: ".join(lines)) from None
+    return config.model_copy(update={"benchmark": None}) if config.photos else config
 
 
 def load(*files: str | Path) -> Config:

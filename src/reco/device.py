@@ -1,10 +1,15 @@
-"""Where networks run."""
+"""Where networks run, and where they ran: every job says so in its log."""
 
+import platform
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 from reco.errors import RecoError
+from reco.progress import LOG
 
 DEVICES = "auto, cpu, cuda, cuda:<number> or mps"
+SAID = "networks run on %s (%s)"  # device, its name; `read_devices` looks for it
 
 
 def check_device(wanted: str) -> str:
@@ -21,9 +26,28 @@ def check_device(wanted: str) -> str:
 def resolve_device(wanted: str) -> str:
     """The device that `auto` stands for: cuda, else mps, else cpu; others are checked.
 
+    The log is told, so that `read_devices` finds it.
+
     Raises:
         RecoError: the device does not exist on this machine.
     """
+    device = _resolve(wanted)
+    LOG.debug(SAID, device, _name(device))
+    return device
+
+
+def read_devices(logs: Iterable[Path]) -> dict[str, list[str]]:
+    """Where networks ran, as jobs say in their logs: device -> its names, both in order."""
+    said = re.compile(" " + re.escape(SAID).replace("%s", r"(\S+)", 1).replace("%s", "(.*)"))
+    found: dict[str, set[str]] = {}
+    for log in logs:
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            for match in filter(None, map(said.search, lines)):
+                found.setdefault(match[1], set()).add(match[2])
+    return {device: sorted(found[device]) for device in sorted(found)}
+
+
+def _resolve(wanted: str) -> str:
     import torch  # here, for configs are checked without it
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -36,3 +60,12 @@ def resolve_device(wanted: str) -> str:
         count = torch.cuda.device_count()
         raise RecoError(f"device {wanted!r}: this machine has {count}, from cuda:0 on: write cuda")
     return wanted
+
+
+def _name(device: str) -> str:
+    """The model of a GPU, or the kind of processor."""
+    import torch
+
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return platform.processor() or platform.machine()

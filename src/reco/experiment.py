@@ -6,80 +6,36 @@ of the stage): a changed concept has new names, which alone schedules its jobs a
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reco.code import code_fingerprint
 from reco.concepts import Concept, check_concepts, check_slugs, slugify
-from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark, read_concepts
+from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark
 from reco.data.benchmarks import Dataset, Folder, dataset
 from reco.data.embeddings import Description, read_description
-from reco.data.folder import Scan, file_state, read_classes, read_table, scan
+from reco.data.folder import read_classes
 from reco.data.geometry import choose_geometry
 from reco.data.split import Split
+from reco.data.store import SPLITS
+from reco.data.tables import read_table
 from reco.errors import RecoError
-from reco.files import fingerprint
-from reco.models import backend, checkpoint_of
+from reco.files import fingerprint, noted_digest, sha256, shipped
+from reco.method.variants import STEPS, Method
+from reco.models import Output, backend, checkpoint_of, is_checkpoint
 
 PACKAGES = "config/stamps/packages.yaml"
 CUTOUTS = "config/stamps/cutouts.csv"
 BACKGROUNDS = "config/stamps/backgrounds.csv"
-
+DIGESTS = "data/models/digests"  # notes of what checkpoints hold
+KEPT = 512  # pixels of the shorter side up to which features of a benchmark are kept by default
 PIXELS = ("data.images", "data.geometry", "models.half")
 """Modules by which every network's features come about, besides its own."""
-
-STEPS = ("whitened", "summed", "kept", "seedbank")
-"""From the paper's rule to `seedbank`, each with the parts before it: whitened features; the sum of
-two cosines instead of a product of sigmoids; all seeds kept instead of their mean; all scales."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way of predicting, and so one row of the metrics.
-
-    Attributes:
-        method: denseclip (dense saliency alone), reference (reference embeddings alone), reco
-            (their product) or reco_plus (the segmenter trained on reco's masks).
-        lgc: language guidance in co-segmentation.
-        ce: context elimination in co-segmentation.
-        crf: dense CRF after prediction.
-        archive_size: images per archive; 0 where no archive is used.
-        recipe: `paper`, or a step of the way from it to `seedbank`, which is the last; see STEPS.
-    """
-
-    method: str
-    lgc: bool
-    ce: bool
-    crf: bool
-    archive_size: int
-    recipe: str = "paper"
-
-    @property
-    def slug(self) -> str:
-        """Name of the folder of its masks, such as `reco-lgc-ce-k20-crf`."""
-        parts = [self.method, "" if self.recipe == "paper" else self.recipe]
-        parts += [self.reference_name] * bool(self.archive_size)
-        return "-".join(filter(None, [*parts, "crf" if self.crf else ""]))
-
-    @property
-    def referenced(self) -> bool:
-        """Whether it compares with the paper's reference embeddings."""
-        return self.recipe == "paper" and self.archive_size > 0
-
-    @property
-    def banked(self) -> bool:
-        """Whether it compares with a bank of seeds."""
-        return self.recipe != "paper"
-
-    @property
-    def reference_name(self) -> str:
-        """Name of the way of co-segmenting it uses, such as `lgc-ce-k20`."""
-        flags = ["lgc"] * self.lgc + ["ce"] * self.ce
-        return "-".join([*flags, f"k{self.archive_size}"])
 
 
 @dataclass(frozen=True)
@@ -180,7 +136,7 @@ class Experiment:
                 return dataset(benchmark.kind)
             names = tuple(read_classes(benchmark.root))
         elif benchmark:
-            names = tuple(dict.fromkeys(row["concept"] for row in read_table(CUTOUTS)))
+            names = tuple(dict.fromkeys(row["concept"] for row in read_table(shipped(CUTOUTS))))
         else:
             names = ()
         return Folder(classes=names, predicted=names, page="config/README.md")
@@ -210,22 +166,74 @@ class Experiment:
         model = f"{fingerprint(spec, 6)}-{computed}" + (f"-{size}" if size else "")
         return f"data/store/{folder}/{model}"
 
+    def split_store(self, role: str, what: Output, spec: str, version: str, side: str) -> str:
+        """Folder of the store of what a model gives for the pictures of a split.
+
+        Args:
+            version: of the model; the code counts besides, as in `store`.
+            side: see `side_name`.
+        """
+        split = self.split(role)
+        geometry = split.geometry
+        pixels = fingerprint([geometry.size, geometry.crop, int(geometry.resample)], 6)
+        name = "stamps" if self._stamped else _dataset(split.root)
+        computed = fingerprint([version, code_fingerprint(*PIXELS, backend(spec))])
+        model = f"{fingerprint(spec, 6)}-{computed}-{pixels}-{side}"
+        return f"data/store/{name}{SPLITS}/{what}/{model}"
+
+    @property
+    def _stamped(self) -> bool:
+        return isinstance(self.config.benchmark, StampsBenchmark)
+
+    def sides(self, role: str) -> list[int | None]:
+        """Shorter sides in pixels at which a split is looked at; None = that of each picture."""
+        methods, own = self.methods(role), choose_geometry(self.config).size
+        banked = any(method.banked for method in methods)
+        paper = any(not method.banked for method in methods)
+        return list(dict.fromkeys([*self.config.bank.scales * banked, *[own] * paper]))
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether features of a benchmark's pictures are kept in the store; docs/performance.md."""
+        if self.config.benchmark is None:
+            return False
+        size, wanted = choose_geometry(self.config).size, self.config.keep_features
+        return wanted if wanted is not None else size is not None and size <= KEPT
+
+    def split_features(self, role: str) -> str:
+        """Where the features of a split's pictures are in the store."""
+        return f"{self.data}/split_features/{role}.csv"
+
+    def kept_features(self, role: str) -> Path | None:
+        """The same; None where they are not kept."""
+        return Path(self.split_features(role)) if self.keeps_features else None
+
+    @property
+    def digests(self) -> str:
+        """Digests of the images of the index, by path, size and time; experiments share them."""
+        return f"data/store/{self.dataset}/digests.json"
+
     @property
     def dataset(self) -> str:
         """Name of the index in the store."""
         if self.config.index.kind == "stamps":
             return "stamps"
-        return f"{self.index_root.name}-{fingerprint(str(self.index_root.absolute()), 6)}"
+        return _dataset(self.index_root)
 
     def model(self, role: str) -> list[str]:
         """What tells whether a role's model changed: spec, precision, code, checkpoint."""
         spec = getattr(self.config.models, role)
         checkpoint = checkpoint_of(spec)
-        files = sorted(checkpoint.glob("*")) if checkpoint and checkpoint.is_dir() else [checkpoint]
-        states = [file_state(file) for file in files if file and file.exists()]
+        content = noted_digest(checkpoint, DIGESTS) if checkpoint else ""
         precision = self.config.models.precision
         code = code_fingerprint(*PIXELS, backend(spec))
-        return [spec, precision, code, " ".join(f"{size}-{time}" for size, time in states)]
+        return [spec, precision, code, content]
+
+    @property
+    def backbone(self) -> str:
+        """What the checkpoint holds that the student `deeplab` starts from; "" where it is none."""
+        weights = self.config.train.encoder_weights if self.config.train else None
+        return noted_digest(weights, DIGESTS) if weights and is_checkpoint(weights) else ""
 
     # ---- concepts -----------------------------------------------------------------------------
 
@@ -233,9 +241,7 @@ class Experiment:
     def targets(self) -> list[Concept]:
         """The concepts that are predicted, in the order of the labels, further ones after."""
         concepts = self.config.concepts
-        if isinstance(concepts, Path):
-            concepts = read_concepts(concepts)
-        elif concepts is None:
+        if concepts is None:
             concepts = self._known_concepts
         if not concepts:
             raise RecoError("concepts: none given: list at least one name")
@@ -318,6 +324,31 @@ class Experiment:
     def scored(self) -> list[str]:
         """Names of the scored label ids: `labels`, or what the benchmark merges them to."""
         return self.labels if self.reader.merge is None else list(self.reader.classes)
+
+    @cached_property
+    def _lessons(self) -> np.ndarray | None:
+        """Map of label ids to classes, where the student learns merged classes."""
+        train = self.config.train
+        merged = train and train.merge_labels and self.config.student == "deeplab"
+        return self.reader.merge if merged else None
+
+    @property
+    def lessons(self) -> np.ndarray:
+        """(labels,) int64: what the student learns for every label id: the same, or its class."""
+        return np.arange(len(self.labels)) if self._lessons is None else self._lessons
+
+    @property
+    def learned(self) -> list[str]:
+        """Names of what the student tells apart: `labels`, or the classes they are merged to."""
+        return self.labels if self._lessons is None else self.scored
+
+    @property
+    def learned_labels(self) -> np.ndarray:
+        """(learned,) int64: the label id of each in masks; for a class, its first name's.
+
+        So all masks of an experiment hold ids of `labels`, and are merged alike.
+        """
+        return np.unique(self.lessons, return_index=True)[1]
 
     @cached_property
     def target_labels(self) -> np.ndarray:
@@ -485,6 +516,27 @@ class Experiment:
             "methods": [method.slug for method in methods],
         }
 
+    def segment_state(self, methods: Sequence[Method], files: Iterable[str | Path]) -> Any:
+        """What masks of some methods depend on, down to the bytes of files and code, as JSON.
+
+        Args:
+            files: that they are made from.
+        """
+        code = code_fingerprint("workflow.segment", "workflow.train")
+        settings = self.inference_settings(methods)
+        return [settings, code, [(str(file), sha256(file)) for file in files]]
+
+    def train_state(self, files: Iterable[str | Path]) -> Any:
+        """What a training depends on, down to the bytes of files and code, as JSON.
+
+        Args:
+            files: that it learns from or starts with.
+        """
+        config = self.config
+        settings = config.model_dump(mode="json", include={"train", "seed", "geometry", "sizes"})
+        code = code_fingerprint("workflow.train")
+        return [settings, self.labels, code, [(str(file), sha256(file)) for file in files]]
+
     # ---- methods ------------------------------------------------------------------------------
 
     @property
@@ -544,40 +596,14 @@ class Experiment:
         return [replace(self.best, method="reco_plus", crf=crf) for crf in (False, True)]
 
 
-def scan_images(experiment: Experiment) -> dict[str, Scan]:
-    """State and number of the images of the index, of the benchmark and of the photographs.
-
-    Of composed scenes only names and sizes count, for times change where they are copied.
-    """
-    config = experiment.config
-    splits = [experiment.split(role) for role in ("train", "val")] if config.benchmark else []
-    folders = {
-        "index": [experiment.index_root],
-        "benchmark": [
-            split.root / part / split.name for part in ("images", "masks") for split in splits
-        ]
-        if experiment.reader.kind == "folder"
-        else list(dict.fromkeys(split.root for split in splits)),
-    }
-    if config.photos:
-        folders["photos"] = [config.photos]
-    composed = {
-        "photos": False,
-        "index": config.index.kind == "stamps",
-        "benchmark": isinstance(config.benchmark, StampsBenchmark),
-    }
-    found = {
-        name: scan(*(root for root in roots if root.is_dir()), times=not composed[name])
-        for name, roots in folders.items()
-    }
-    if config.photos and config.photos.is_file():
-        found["photos"] = Scan(fingerprint(file_state(config.photos)), 1)
-    return found
+def side_name(side: int | None) -> str:
+    """How names of columns and folders call a length in pixels; None, a picture's own, is `own`."""
+    return "own" if side is None else str(side)
 
 
-def images_state(experiment: Experiment) -> dict[str, str]:
-    """What tells whether images were added, replaced or taken away since they were listed."""
-    return {name: found.digest for name, found in scan_images(experiment).items()}
+def _dataset(root: Path) -> str:
+    """Name of a folder of images in the store."""
+    return f"{root.name}-{fingerprint(str(root.absolute()), 6)}"
 
 
 def _fold(name: str) -> str:

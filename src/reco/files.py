@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,18 @@ from reco.errors import RecoError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 MAKE_ROOM = "the disk is full: free space and run again; what is done is kept"
+SETTLED = 2 * 10**9  # ns; the times of no file system are coarser
 MAKE_AGAIN = "delete it and run the stage that makes it again"
+CHECKOUT = Path(__file__).parents[2]
+
+
+def shipped(name: str) -> str:
+    """Path of a file that comes with the code, such as `config/labels/cityscapes.yaml`.
+
+    It is the one in the working folder, where that has one, as a checkout has; else the one in the
+    checkout that this code is imported from: a run may have a folder of its own.
+    """
+    return name if Path(name).exists() else str(CHECKOUT / name)
 
 
 @contextmanager
@@ -231,6 +243,47 @@ def check_digest(path: str | Path) -> None:
         raise RecoError(f"{path}: {_reason(error)}: {MAKE_AGAIN}") from None
     if not same:
         raise RecoError(f"{path}: damaged: its SHA-256 is not that of {path}.sha256: {MAKE_AGAIN}")
+
+
+def noted_digest(path: str | Path, notes: str | Path) -> str:
+    """Digest of a file's bytes, or of the names and bytes of all files in a folder; no times in it.
+
+    Hidden files, such as a hub's notes of its downloads, do not count. What was read is noted below
+    `notes`, and not read again while size and times of a file are the same: a plan asks often, and
+    checkpoints have gigabytes.
+
+    Returns:
+        hexadecimal digits; "" where there is no such file or folder.
+
+    Raises:
+        RecoError: a file that cannot be read.
+    """
+    path = Path(path)
+    note = Path(notes, f"{fingerprint(str(path.absolute()))}.json")
+    known = read_json(note)["files"] if note.exists() else {}
+    found, lasting = {}, {}
+    for name, file in _files_in(path):
+        try:
+            stat = file.stat()
+            state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            same = name in known and known[name]["state"] == state
+            found[name] = known[name]["sha256"] if same else sha256(file)
+        except OSError as error:
+            raise RecoError(f"{file}: {_reason(error)}") from None
+        # What changed a moment ago may change again without another time to show for it.
+        if time.time_ns() - max(state[1:]) > SETTLED:
+            lasting[name] = {"state": state, "sha256": found[name]}
+    if lasting != known:
+        write_json(note, {"path": str(path.absolute()), "files": lasting})
+    return fingerprint(found) if found else ""
+
+
+def _files_in(path: Path) -> list[tuple[str, Path]]:
+    """The files of a folder that are not hidden, by their names in it; or the file itself."""
+    if path.is_file():
+        return [("", path)]
+    named = [(file.relative_to(path).as_posix(), file) for file in path.rglob("*")]
+    return sorted((name, file) for name, file in named if file.is_file() and "/." not in f"/{name}")
 
 
 def digest_folders(paths: Iterable[str | Path]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ MOVED = {
     "reco.crf": "reco.method.crf",
     "reco.metrics": "reco.method.metrics",
     "reco.retrieve": "reco.method.retrieve",
-    "reco.segment": "reco.workflow.segment",
+    "reco.segment": "reco.method.segment",
 }
 
 

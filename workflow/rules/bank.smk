@@ -18,8 +18,6 @@ rule bank:
         f"{DATA}/logs/bank/{{slug}}.{{mark}}.log",
     benchmark:
         f"{DATA}/benchmarks/bank/{{slug}}.{{mark}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -1,7 +1,8 @@
 """Shared by all stages: the checked config, the plan of the experiment, the environment of jobs.
 
-Reads the merged config; writes a copy for the jobs to `data/<experiment>/config/`, under a name
-made from its content, so that runs with different settings never see each other's.
+Reads the config, whose defaults are those of `reco.config`. Before the first job starts, the whole of
+it is written for the jobs to `data/<experiment>/config/`, under a name made from its content, so that
+runs with different settings never see each other's. To plan (`snakemake -n`) writes nothing.
 """
 
 import os
@@ -13,29 +14,30 @@ from reco.code import sources
 from reco.concepts import slugify
 from reco.config import check_config, config_fingerprint
 from reco.errors import RecoError
-from reco.data.downloads import read_packages
+from reco.data.downloads.listing import read_packages
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
-from reco.files import read_json, write_json
-from reco.workflow.plan import check_plan, note_images
+from reco.files import read_json, shipped, write_json
+from reco.workflow.plan import check_plan, point_jobs_at, state_of_images
+from reco.workflow.resources import memory_mb
 
 try:
     SETTINGS = check_config(config)
-    if SETTINGS.photos:  # they are segmented, and nothing is scored or trained
-        SETTINGS = SETTINGS.model_copy(update={"benchmark": None, "train": None})
     EXPERIMENT = Experiment(SETTINGS)
     CONCEPTS = list(EXPERIMENT.concepts)
     TARGETS = [concept.slug for concept in EXPERIMENT.targets]
     VARIANTS = [variant.reference_name for variant in EXPERIMENT.reference_variants]
-    # The process that plans looks at the files, and notes the state of the images: a job on a
-    # cluster plans its own part again, and shall neither look through millions of images first
-    # nor find another state, which would have it list them anew.
+    # The process that plans looks at the files, once, and `onstart` notes the state of the images: a
+    # job on a cluster plans its own part again, and shall neither look through millions of images
+    # first nor find another state, which would have it list them anew.
     NOTED = Path(EXPERIMENT.data, "config", "images.json")
     if workflow.is_main_process:
         check_plan(SETTINGS)
-        STATE = note_images(EXPERIMENT, NOTED)
+        STATE = state_of_images(EXPERIMENT)
     else:
         STATE = read_json(NOTED)
     EXPERIMENT = replace(EXPERIMENT, images=STATE["index"])
+    MERGED = Path(EXPERIMENT.data, "config", f"{config_fingerprint(SETTINGS)}.json")
+    point_jobs_at(MERGED)
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
@@ -43,24 +45,41 @@ except RecoError as error:
 RARE = EXPERIMENT.reader.kind == "firenet"
 SCORED = bool(SETTINGS.benchmark) and not RARE
 DATA, RESULTS = EXPERIMENT.data, EXPERIMENT.results
-MERGED = Path(DATA, "config", f"{config_fingerprint(SETTINGS)}.json")
-if not MERGED.exists():
-    write_json(MERGED, SETTINGS.model_dump(mode="json"))
 
-# Jobs find the config and the programs of this Python's environment, activated or not.
+
+def hand_to_jobs():
+    """Write what jobs read instead of looking for themselves."""
+    write_json(NOTED, STATE)
+    if not MERGED.exists():
+        write_json(MERGED, SETTINGS.model_dump(mode="json"))
+
+
+onstart:  # in the process that plans, where there is a job to run and it is no dry run
+    hand_to_jobs()
+
+
+# Of a module, Snakemake does not run `onstart`.
+if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
+    hand_to_jobs()
+
+
+# Jobs find the programs of this Python's environment, activated or not.
 os.environ.update(
-    RECO_CONFIG=MERGED.as_posix(),
     PATH=os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     ),
 )
 
-FINGERPRINT = r"[0-9a-f]{12}"
+# Files of concepts as today's code and config name them. A job that another plan sent for another
+# name, as where the checkout moved while it waited, fails; else it would put today's numbers there.
+MARKED = [EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources]
+MARKED += [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
+MARKED += [EXPERIMENT.bank(slug) for slug in EXPERIMENT.banked]
 
 
 wildcard_constraints:
     slug="|".join(CONCEPTS),
-    mark=FINGERPRINT,
+    mark="|".join(sorted({Path(file).name.split(".")[1] for file in MARKED})),
     split="train|val",
     folder="[a-z0-9-]+",
 
@@ -75,13 +94,32 @@ def code(module):
 
 
 def weights(*roles):
-    """Converted weights of the packaged models, where a role uses them."""
-    specs = {getattr(SETTINGS.models, role) for role in roles}
+    """Converted weights of the packaged models, where a role uses them.
+
+    Roles are those of `models`, and `student`: the backbone that DeepLab starts from.
+    """
+    student = SETTINGS.train.encoder if SETTINGS.student == "deeplab" else None
+    specs = {**SETTINGS.models.model_dump(), "student": student}
     return (
         ["data/models/packaged/tf_efficientnet_lite2.safetensors"]
-        if "packaged" in specs
+        if "packaged" in [specs[role] for role in roles]
         else []
     )
+
+
+# Side of a picture of the benchmark, were it a square: it is taken as 3:2, and as half a megapixel
+# where the config does not say its size.
+SIDE = round(1.5**0.5 * (SETTINGS.sizes.benchmark or 577))
+
+
+def memory(labels, side=SIDE):
+    """Memory (MB) of a job with as many processes as threads: see `memory_mb`."""
+    return lambda wildcards, threads, attempt: memory_mb(threads, labels, side, attempt)
+
+
+def split_features(split):
+    """The table of the features of a split, where they are kept."""
+    return EXPERIMENT.split_features(split) if EXPERIMENT.keeps_features else []
 
 
 def verbatim(value):

@@ -22,8 +22,6 @@ rule cosegment:
         f"{DATA}/logs/cosegment/{{slug}}.{{mark}}.log",
     benchmark:
         f"{DATA}/benchmarks/cosegment/{{slug}}.{{mark}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -6,14 +6,14 @@ experiment the checked lists of its images (`images/{index,train,val}.csv`). On 
 fetches what `config/downloads.yaml` lists: `snakemake data/downloads/<name>.json`.
 """
 
-from reco.data.downloads import DOWNLOADS, read_downloads
+from reco.data.downloads.listing import DOWNLOADS, read_downloads
 
 try:
-    FETCHABLE = [entry.name for entry in read_downloads(DOWNLOADS).downloads]
+    FETCHABLE = [entry.name for entry in read_downloads(shipped(DOWNLOADS)).downloads]
 except RecoError as error:
     raise WorkflowError(str(error)) from None
 
-DEBS = [f"data/packages/{package.file}" for package in read_packages(PACKAGES)]
+DEBS = [f"data/packages/{package.file}" for package in read_packages(shipped(PACKAGES))]
 SCENES = f"{EXPERIMENT.scenes}/composed.json" if EXPERIMENT.composed else []
 # The folders of this index name what its images show.
 NAMED = SETTINGS.index.kind == "imagenet"
@@ -26,8 +26,6 @@ rule weights:
         f"{DATA}/logs/weights.log",
     benchmark:
         f"{DATA}/benchmarks/weights.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -41,15 +39,13 @@ rule weights:
 
 rule fetch:
     input:
-        packages=ancient(PACKAGES),
+        packages=ancient(shipped(PACKAGES)),
     output:
         packages=DEBS,
     log:
         f"{DATA}/logs/fetch.log",
     benchmark:
         f"{DATA}/benchmarks/fetch.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -67,7 +63,7 @@ rule fetch:
 
 rule download:
     input:
-        listing=ancient(DOWNLOADS),
+        listing=ancient(shipped(DOWNLOADS)),
     output:
         record="data/downloads/{name}.json",
     log:
@@ -77,8 +73,6 @@ rule download:
     wildcard_constraints:
         name="|".join(FETCHABLE),
     retries: 2
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -94,8 +88,8 @@ rule download:
 rule compose:
     input:
         packages=DEBS,
-        cutouts=CUTOUTS,
-        backgrounds=BACKGROUNDS,
+        cutouts=shipped(CUTOUTS),
+        backgrounds=shipped(BACKGROUNDS),
         code=code("data.scenes"),
     output:
         index=directory(f"{EXPERIMENT.scenes}/index"),
@@ -106,8 +100,6 @@ rule compose:
         f"{DATA}/logs/compose.log",
     benchmark:
         f"{DATA}/benchmarks/compose.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=3000,
@@ -136,11 +128,9 @@ rule catalog:
         f"{DATA}/logs/catalog.log",
     benchmark:
         f"{DATA}/benchmarks/catalog.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
+    threads: 8
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=120,
     params:
         state=STATE["index"],
@@ -148,7 +138,8 @@ rule catalog:
     shell:
         """
         reco --log {log} catalog \
-            --index {output.index} {params.labels}
+            --index {output.index} {params.labels} \
+            --workers {threads}
         """
 
 
@@ -162,8 +153,6 @@ rule catalog_split:
         f"{DATA}/logs/catalog_split/{{split}}.log",
     benchmark:
         f"{DATA}/benchmarks/catalog_split/{{split}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -4,6 +4,10 @@ Reads the list of index images; computes what the store lacks, in as many parts 
 `--set-scatter embed=64` says, a job each; gathers them into `embeddings/index.npy` with its list of
 usable images and `skipped.csv`, the files that could not be read. Makes `text/*` for every concept
 in one job. However many the parts, the results are the same.
+
+`embed_split` does the same for the pictures of the benchmark's splits, at every size that they are
+looked at, and knows no concept; it makes `split_features/*.csv`, where they are. Not where they are
+not kept (`keep_features`).
 """
 
 
@@ -22,8 +26,6 @@ rule embed:
         f"{DATA}/logs/embed/{{scatteritem}}.log",
     benchmark:
         f"{DATA}/benchmarks/embed/{{scatteritem}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
@@ -63,8 +65,6 @@ rule gather:
         f"{DATA}/logs/gather.log",
     benchmark:
         f"{DATA}/benchmarks/gather.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -95,8 +95,6 @@ rule text:
         f"{DATA}/logs/text.log",
     benchmark:
         f"{DATA}/benchmarks/text.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
@@ -105,4 +103,33 @@ rule text:
     shell:
         """
         reco --log {log} text
+        """
+
+
+rule embed_split:
+    input:
+        images=f"{DATA}/images/{{split}}.csv",
+        weights=weights("dense", "encoder"),
+        code=code("workflow.views"),
+    output:
+        table=EXPERIMENT.split_features("{split}"),
+    log:
+        f"{DATA}/logs/embed_split/{{split}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/embed_split/{{split}}.tsv"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=1,
+    params:
+        models=verbatim([EXPERIMENT.model("dense"), EXPERIMENT.model("encoder")]),
+        pixels=[SETTINGS.geometry, SETTINGS.models.statistics],
+        sides=lambda wildcards: EXPERIMENT.sides(wildcards.split),
+    shell:
+        """
+        reco --log {log} embed-split \
+            --split {wildcards.split} \
+            --images {input.images} \
+            --table {output.table}
         """

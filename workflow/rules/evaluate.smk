@@ -27,6 +27,13 @@ if PLUS:
     TRAINED += [rules.train.output.weights]
     TRAINED += [] if PROBE else [f"{DATA}/masks/train"]
 
+# Rules with networks, which say in their logs where these ran.
+NETWORKS = ["embed", "text", "features"] + ["whiten"] * bool(EXPERIMENT.banked)
+NETWORKS += ["embed_split"] * EXPERIMENT.keeps_features
+NETWORKS += ["segment_part"] * (SCORED and PARTS > 1) + ["segment_split"] * SCORED
+NETWORKS += ["rare"] * RARE
+NETWORKS += ["train", "segment_plus"] * bool(PLUS)
+
 
 rule evaluate:
     input:
@@ -42,8 +49,6 @@ rule evaluate:
         f"{DATA}/logs/evaluate.log",
     benchmark:
         f"{DATA}/benchmarks/evaluate.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -78,8 +83,6 @@ rule precision:
         f"{DATA}/logs/precision.log",
     benchmark:
         f"{DATA}/benchmarks/precision.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -87,6 +90,8 @@ rule precision:
     params:
         # Removing a concept changes no file, only this list.
         archives=RANKED,
+        # Fewer sizes change no archive either.
+        sizes=SETTINGS.all_archive_sizes,
         # A person's own file: {x} may be in its name, which Snakemake allows in no input.
         labels=STATE.get("labels"),
     shell:
@@ -101,7 +106,7 @@ rule record:
     input:
         # Their digests are recorded.
         packages=DEBS if EXPERIMENT.composed else [],
-        weights=weights("retrieval", "dense", "encoder"),
+        weights=weights("retrieval", "dense", "encoder", "student"),
         index=rules.catalog.output,
         embeddings=rules.gather.output.embeddings,
         archives=[EXPERIMENT.archive(slug) for slug in EXPERIMENT.sources],
@@ -115,19 +120,20 @@ rule record:
         f"{DATA}/logs/record.log",
     benchmark:
         f"{DATA}/benchmarks/record.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
-        gpu=1,
     params:
         config=SETTINGS.model_dump(mode="json"),
+        logs=f"{DATA}/logs",
+        stages=NETWORKS,
     shell:
         """
         reco --log {log} record \
             --run {output.run} \
             --merged {output.merged} \
+            --logs {params.logs} \
+            --stages "{params.stages}" \
             {input}
         """

@@ -25,8 +25,6 @@ rule whiten:
         f"{DATA}/logs/whiten.log",
     benchmark:
         f"{DATA}/benchmarks/whiten.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,
@@ -51,8 +49,6 @@ rule features:
         f"{DATA}/logs/features.log",
     benchmark:
         f"{DATA}/benchmarks/features.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,

@@ -32,8 +32,6 @@ rule figure_training:
         f"{DATA}/logs/figure_training.log",
     benchmark:
         f"{DATA}/benchmarks/figure_training.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=500,
@@ -232,7 +230,7 @@ rule paper_figures:
         figures=[path for path in FIGURES if path.endswith(".png")],
         metrics=rules.evaluate.output.metrics if SCORED else [],
         run=rules.record.output.run,
-        reported="workflow/resources/paper_numbers.csv",
+        reported=shipped("workflow/resources/paper_numbers.csv"),
     output:
         notebook=f"{RESULTS}/paper_figures.ipynb",
     log:
@@ -240,8 +238,6 @@ rule paper_figures:
         notebook=f"{RESULTS}/paper_figures.ipynb",
     benchmark:
         f"{DATA}/benchmarks/paper_figures.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -8,6 +8,7 @@ Reads the list of val, the concept's reference and text; makes `rare.csv` (metho
 rule rare:
     input:
         images=f"{DATA}/images/val.csv",
+        views=split_features("val"),
         references=[EXPERIMENT.reference(slug) for slug in TARGETS],
         features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
@@ -20,8 +21,6 @@ rule rare:
         f"{DATA}/logs/rare.log",
     benchmark:
         f"{DATA}/benchmarks/rare.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=4000,

@@ -18,11 +18,9 @@ rule retrieve:
         f"{DATA}/logs/retrieve/{{slug}}.{{mark}}.log",
     benchmark:
         f"{DATA}/benchmarks/retrieve/{{slug}}.{{mark}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=10,
     params:
         size=SETTINGS.deepest_archive,

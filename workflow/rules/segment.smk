@@ -3,8 +3,16 @@
 Reads the references and texts of all concepts. Of photographs (`--config photos=FOLDER`) it makes
 `results/<experiment>/photos/<folder>/`: masks, overlays, run lengths and what a person looks at.
 Of a benchmark, `masks/val` (every method of the tables) and, for a DeepLabv3+ to learn from,
-`masks/train` (the best method), one job per split.
+`masks/train` (the best method), one job per split, or with `--set-scatter segment=8` that many
+before it (`segment_part`), which make its masks side by side.
+
+What a job had made when it was killed is there for the next: masks of a split in a hidden folder
+beside `masks/<split>` (`reco.work`), those of photographs in `data/<experiment>/photos/`.
 """
+
+
+scattergather:
+    segment=1,
 
 
 rule segment:
@@ -56,16 +64,16 @@ rule segment:
         f"{DATA}/logs/segment/{{folder}}.log",
     benchmark:
         f"{DATA}/benchmarks/segment/{{folder}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        # One photograph at a time, and its CRF in the same process.
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=720,
         gpu=1,
     params:
         photos=SETTINGS.photos,
         out=f"{RESULTS}/photos/{{folder}}",
+        work=f"{DATA}/photos/{{folder}}",
         # Whatever changes what is found.
         references=EXPERIMENT.learned_by([EXPERIMENT.best]),
         state=STATE.get("photos"),
@@ -79,19 +87,67 @@ rule segment:
         """
         reco --log {log} segment {params.photos:q} \
             --out {params.out:q} \
+            --work {params.work:q} \
             --skip
         """
 
 
-rule segment_split:
+PARTS = len(gather.segment("{scatteritem}"))
+
+
+rule segment_part:
     input:
         images=f"{DATA}/images/{{split}}.csv",
+        views=lambda wildcards: split_features(wildcards.split),
         references=lambda wildcards: EXPERIMENT.learned_by(
             EXPERIMENT.methods(wildcards.split)
         ),
         features=GATHERED,
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
-        weights=weights("dense", "encoder"),
+        weights=[] if EXPERIMENT.keeps_features else weights("dense", "encoder"),
+    output:
+        # Only `segment_split` reads it, which alone decides whether anything runs again.
+        done=temp(f"{DATA}/parts/{{split}}/{{scatteritem}}"),
+    log:
+        f"{DATA}/logs/segment_part/{{split}}/{{scatteritem}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/segment_part/{{split}}/{{scatteritem}}.tsv"
+    threads: 8
+    resources:
+        mem_mb=memory(len(TARGETS)),
+        runtime=720,
+        gpu=1,
+    params:
+        masks=f"{DATA}/masks/{{split}}",
+    shell:
+        """
+        reco --log {log} segment-split \
+            --split {wildcards.split} \
+            --images {input.images} \
+            --masks {params.masks} \
+            --workers {threads} \
+            --part {wildcards.scatteritem} \
+            --done {output.done}
+        """
+
+
+rule segment_split:
+    input:
+        parts=lambda wildcards: (
+            gather.segment(
+                f"{DATA}/parts/{{split}}/{{scatteritem}}", split=wildcards.split
+            )
+            if PARTS > 1
+            else []
+        ),
+        images=f"{DATA}/images/{{split}}.csv",
+        views=lambda wildcards: split_features(wildcards.split),
+        references=lambda wildcards: EXPERIMENT.learned_by(
+            EXPERIMENT.methods(wildcards.split)
+        ),
+        features=GATHERED,
+        texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS]),
+        weights=[] if EXPERIMENT.keeps_features else weights("dense", "encoder"),
         code=code("workflow.segment"),
     output:
         masks=directory(f"{DATA}/masks/{{split}}"),
@@ -99,11 +155,9 @@ rule segment_split:
         f"{DATA}/logs/segment_split/{{split}}.log",
     benchmark:
         f"{DATA}/benchmarks/segment_split/{{split}}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(len(TARGETS)),
         runtime=720,
         gpu=1,
     params:

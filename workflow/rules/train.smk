@@ -6,7 +6,6 @@ learning curve) and `masks/plus`, its predictions on the val split.
 """
 
 PROBE = SETTINGS.student == "probe"
-BACKBONE = SETTINGS.train.encoder if SETTINGS.train else None
 LOOKS = SETTINGS.train and SETTINGS.train.validate_every and not PROBE
 TEACHER = EXPERIMENT.learned_by([EXPERIMENT.best]) if PROBE else []
 # ReCo+ is trained where there is something to score, unless `train` is null.
@@ -18,11 +17,12 @@ rule train:
     input:
         images=f"{DATA}/images/train.csv",
         masks=[] if PROBE else f"{DATA}/masks/train",
+        views=split_features("train") if PROBE else [],
         teacher=TEACHER,
         features=GATHERED if PROBE else [],
         texts=ancient([EXPERIMENT.text(slug) for slug in TARGETS] if PROBE else []),
         val=f"{DATA}/images/val.csv" if LOOKS else [],
-        weights=weights("dense", "encoder") if PROBE or BACKBONE == "packaged" else [],
+        weights=weights("dense", "encoder") if PROBE else weights("student"),
         code=code("workflow.train"),
         taught=code("workflow.probe") if PROBE else [],
     output:
@@ -33,11 +33,9 @@ rule train:
         f"{DATA}/logs/train.log",
     benchmark:
         f"{DATA}/benchmarks/train.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(0, side=0),
         runtime=1440,
         gpu=1,
     params:
@@ -46,6 +44,8 @@ rule train:
         how=EXPERIMENT.inference_settings([EXPERIMENT.best]) if PROBE else None,
         val=f"--val {DATA}/images/val.csv" if LOOKS else "",
         settings=SETTINGS.model_dump(mode="json")["train"],
+        # A checkpoint of a person's own, which is no input: a name of a library's stands there, too.
+        backbone=EXPERIMENT.backbone,
         geometry=[SETTINGS.geometry, SETTINGS.sizes.benchmark],
         seed=SETTINGS.seed,
     shell:
@@ -54,7 +54,8 @@ rule train:
             --images {input.images} \
             --weights {output.weights} \
             --model {output.model} \
-            --curve {output.curve} {params.masks} {params.val}
+            --curve {output.curve} {params.masks} {params.val} \
+            --workers {threads}
         """
 
 
@@ -63,6 +64,8 @@ rule segment_plus:
         images=f"{DATA}/images/val.csv",
         weights=rules.train.output.weights,
         model=rules.train.output.model,
+        views=split_features("val") if PROBE else [],
+        networks=weights("encoder") if PROBE else [],
         code=code("workflow.train"),
     output:
         masks=directory(f"{DATA}/masks/plus"),
@@ -70,11 +73,9 @@ rule segment_plus:
         f"{DATA}/logs/segment_plus.log",
     benchmark:
         f"{DATA}/benchmarks/segment_plus.tsv"
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(len(EXPERIMENT.labels)),
         runtime=720,
         gpu=1,
     params:

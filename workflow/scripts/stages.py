@@ -20,6 +20,8 @@ def modules_of_rules() -> dict[str, set[str]]:
         for name, body in RULE.findall(file.read_text()):
             own = {f"workflow.{name}"} if (FOLDER / f"workflow/{name}.py").exists() else set()
             found[name] = set(re.findall(r'\bcode\("([\w.]+)"\)', body)) or own
+            if name == "weights":  # whose edits convert nothing anew by themselves
+                found[name].add("models.packaged")
             if "weights(" in body:
                 found[name].add("models")
     return found

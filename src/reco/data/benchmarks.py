@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reco.config import read_yaml
-from reco.data.folder import IGNORE, find_images, pair_masks, read_mask
+from reco.data.folder import find_images, pair_masks, read_mask
+from reco.data.imagenet import LAYOUT, imagenet_names, label_file
 from reco.data.images import read_size, read_values
 from reco.errors import RecoError
-from reco.files import read_text
+from reco.files import read_text, shipped
+from reco.method.metrics import IGNORE
 
 LABELS = "config/labels"
 UNKNOWN = -2  # in `Dataset.ids`: a value that no mask may hold
@@ -56,7 +58,7 @@ class Dataset:
     @classmethod
     def load(cls) -> "Dataset":
         """Read names and ids from config/labels."""
-        file = f"{LABELS}/{cls.labels}.yaml"
+        file = shipped(f"{LABELS}/{cls.labels}.yaml")
         data = read_yaml(file)
         classes = tuple(data.pop("classes"))
         merge = data.pop("merge", None)
@@ -316,13 +318,13 @@ class ImageNet(Dataset):
     """
 
     kind = labels = "imagenet"
-    layout = "<split>/<WordNet id>/*.JPEG"
+    layout = LAYOUT
     named_by = 2
 
     @classmethod
     def load(cls) -> "Dataset":
         """Take the names from timm, less those that config/labels drops."""
-        data = read_yaml(f"{LABELS}/{cls.labels}.yaml")
+        data = label_file()
         classes = tuple(n for n in imagenet_names().values() if n not in data["dropped"])
         return cls(classes=classes, predicted=classes, page=data["page"], options=data)
 
@@ -334,41 +336,6 @@ class ImageNet(Dataset):
             return super().pairs(root, split, need_masks)
         folder = self._folder(Path(root), split)
         return [(image, "") for image in self._images(Path(root), folder, "")]
-
-
-@cache
-def imagenet_names() -> dict[str, str]:
-    """WordNet id -> name of the 1,000 classes of ImageNet-1K, in the order of the classes.
-
-    The name is the first WordNet word, but for those that config/labels/imagenet.yaml renames.
-    """
-    from timm.data import ImageNetInfo  # imports torch: some seconds
-
-    info = ImageNetInfo("imagenet-1k")
-    renamed = read_yaml(f"{LABELS}/imagenet.yaml")["renamed"]
-    return {
-        wnid: renamed.get(wnid, info.label_name_to_description(wnid, detailed=False).split(", ")[0])
-        for wnid in info.label_names()
-    }
-
-
-def class_names(image: str) -> tuple[str, ...]:
-    """The names of an ImageNet image's class: one, or none where two classes share the name.
-
-    Args:
-        image: path whose last folder is a WordNet id, such as n01440764/n01440764_18.JPEG.
-
-    Raises:
-        RecoError: the folder is no class of ImageNet-1K.
-    """
-    reader, wnid = dataset(ImageNet.kind), Path(image).parent.name
-    if wnid not in imagenet_names():
-        raise RecoError(
-            f"{image}: {wnid!r} is no class of ImageNet-1K: sort the images into "
-            f"{reader.layout}, those of val by their labels"
-        )
-    name = imagenet_names()[wnid]
-    return () if name in reader.options["dropped"] else (name,)
 
 
 class Folder(Dataset):

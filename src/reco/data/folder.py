@@ -1,15 +1,14 @@
-"""The `folder` layout on disk: find its images, read and check its masks and tables.
+"""The `folder` layout on disk: find its images, read and check its masks.
 
 An index is any folder tree of images. A benchmark holds `classes.txt` (a concept per line, line
 number from 0 = label id), `images/<split>/**` and `masks/<split>/**.png` of the same relative
 stem, 8- or 16-bit, value = label id, 255 or 65535 = ignore.
 """
 
-import csv
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from PIL import Image
 from reco.data.images import KINDS, read_values
 from reco.data.images import read_image as read_image  # where scripts of others look for it
 from reco.errors import RecoError
-from reco.files import MAKE_AGAIN, atomic, fingerprint, read_text
+from reco.files import atomic, fingerprint, read_text
+from reco.method.metrics import IGNORE as IGNORE
 
-IGNORE = -1
 RESULTS = "reco.json"  # a folder below another one that holds this has results of ours
 SYSTEM = frozenset({"@eaDir", "__MACOSX"})  # thumbnails and forks that systems keep beside files
 
@@ -272,36 +271,6 @@ def write_labels(path: str | Path, labels: np.ndarray) -> None:
     values[labels < 0] = ignore
     with atomic(path) as temporary:
         Image.fromarray(values).save(temporary, format="PNG")
-
-
-def write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV table, atomically."""
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def read_table(path: str | Path) -> list[dict[str, str]]:
-    """Read a CSV table as one dict per row.
-
-    Raises:
-        RecoError: no such file, not even a header, or a row that is cut off.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header, rows = reader.fieldnames, list(reader)
-    except FileNotFoundError:
-        raise RecoError(f"{path}: no such file") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise RecoError(f"{path}: damaged, or no table ({error}): {MAKE_AGAIN}") from None
-    if header is None:
-        raise RecoError(f"{path}: empty: {MAKE_AGAIN}")
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise RecoError(f"{path}: row {number} has too few or too many values: {MAKE_AGAIN}")
-    return rows
 
 
 def _stem(path: str) -> str:

@@ -19,6 +19,8 @@ from reco.errors import RecoError
 from reco.files import write_array, write_text
 from reco.progress import LOG
 
+SPLITS = "-splits"  # end of the name of a folder with features of a benchmark's splits
+
 
 class Place(NamedTuple):
     """Where one array is: row `row` of the .npy file `shard`."""
@@ -64,20 +66,33 @@ class Store:
         Raises:
             RecoError: a value is nan or beyond the range of float16, or the disk is full.
         """
-        with np.errstate(over="ignore"):  # what overflows is refused below
-            half = np.ascontiguousarray(arrays).astype("<f2")
+        try:
+            half = as_stored(arrays)
+        except RecoError as error:
+            raise RecoError(f"{self.folder}: {error}") from None
         if len(half) != len(keys):
             raise ValueError(f"{len(keys)} keys for {len(half)} arrays")
-        if not np.isfinite(half).all():
-            raise RecoError(
-                f"{self.folder}: the model gave nan, infinity or values beyond 65504; "
-                "check its weights and the images of this batch"
-            )
         pairs = zip(keys, half, strict=True)
         text = "".join(f"{key} {_digest(row)}\n" for key, row in pairs)
         name = _name(text.encode())
         write_array(self.folder / f"{name}.npy", half.shape, half.dtype, [half])
         write_text(self.folder / f"{name}.keys", text)
+
+
+def as_stored(arrays: np.ndarray) -> np.ndarray:
+    """Arrays as a store keeps them: float16.
+
+    Raises:
+        RecoError: a value is nan or beyond the range of float16.
+    """
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        half = np.ascontiguousarray(arrays).astype("<f2")
+    if not np.isfinite(half).all():
+        raise RecoError(
+            "the model gave nan, infinity or values beyond 65504; check its weights and the images "
+            "of this batch"
+        )
+    return half
 
 
 def read_places(places: Sequence[Place]) -> np.ndarray:
@@ -137,7 +152,8 @@ def _digest(row: np.ndarray) -> str:
 
 def _remedy(shard: str) -> str:
     """How to have a shard made again: the tables that name its rows must be made anew, too."""
-    kind = Path(shard).parent.parent.name
-    tables = {"global": "parts", "dense": "features", "encoder": "features"}.get(kind)
+    kind = Path(shard).parent.parent
+    features = "split_features" if kind.parent.name.endswith(SPLITS) else "features"
+    tables = {"global": "parts", "dense": features, "encoder": features}.get(kind.name)
     names = f"{Path(shard).with_suffix('')}.*" + (f" data/*/{tables}/*" if tables else "")
     return f"delete {names} and run again, which computes only what was in it"

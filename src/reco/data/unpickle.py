@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from reco.data.folder import write_table
+from reco.data.tables import write_table
 from reco.errors import RecoError
 from reco.files import atomic, write_array
 from reco.progress import LOG

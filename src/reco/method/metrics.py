@@ -2,6 +2,8 @@
 
 import numpy as np
 
+IGNORE = -1  # in place of a label id: a pixel that is neither learned from nor scored
+
 
 class ConfusionMatrix:
     """Counts of (ground truth, prediction) pixel pairs over `n` classes.

@@ -3,7 +3,11 @@
 Apart from the module that segments, so that the processes that do this load no model library.
 """
 
+import os
 from collections.abc import Sequence
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
 
 import numpy as np
 import torch
@@ -18,8 +22,18 @@ BAND = 1 << 20  # pixels that are looked at together
 
 
 def use_one_thread() -> None:
-    """Set up a process that refines: the processes share the cores, not the threads of each."""
+    """Set up a process that refines: the processes share the cores, not the threads of each.
+
+    It ends with the process that started it, which, killed, would leave it waiting for ever.
+    """
     torch.set_num_threads(1)
+    if parent := parent_process():
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def shrink(probabilities: Tensor, longest: int | None) -> Tensor:

@@ -187,6 +187,12 @@ def checkpoint_of(spec: str) -> Path | None:
     return Path(source) if source and kind in ("open_clip", "timm") else None
 
 
+def is_checkpoint(weights: str) -> bool:
+    """Whether a text names a file of weights, be it there or not, rather than weights of a library,
+    none of whose names has a dot or a slash."""
+    return "/" in weights or "." in weights or Path(weights).is_file()
+
+
 def check_wanted(name: str, wanted: Iterable[Output], outputs: frozenset[Output]) -> set[Output]:
     """`wanted` as a set, or RecoError naming what the model `name` cannot give."""
     wanted = set(wanted)

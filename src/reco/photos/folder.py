@@ -4,6 +4,7 @@ One photograph at a time, so that memory does not grow with their number. What i
 the same photograph with the same concepts and settings, is left as it is.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,22 +16,17 @@ from PIL import Image
 
 from reco.concepts import slugify
 from reco.data.batches import ahead
-from reco.data.folder import (
-    RESULTS,
-    file_state,
-    printable,
-    read_table,
-    survey,
-    write_labels,
-    write_table,
-)
+from reco.data.folder import RESULTS, file_state, printable, survey, write_labels
 from reco.data.images import KINDS, opened, read_image
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.files import atomic, fingerprint, read_json, write_json
+from reco.photos.learned import Learned
 from reco.photos.result import Segmentation, shorten
-from reco.photos.segmenter import Learned, Segmenter, Words
+from reco.photos.segmenter import Segmenter, Words
 from reco.photos.sheets import archive_pictures, sheet
 from reco.progress import LOG, track
+from reco.work import link
 
 LONGEST_NAME = 200  # bytes of a file's name; systems take 255, and results add an ending
 OVERVIEW = 12  # overlays, and concepts, in the pictures that show some of them
@@ -38,6 +34,8 @@ COLUMNS = 8  # images of an archive; of half as many overlays a row
 SIDE = 480  # pixels of an overlay in a picture of several, and of two images of an archive
 CONCEPTS = ("label", "concept", "archive", "similarity", "threshold", "doubt")
 SUMMARY = ("photo", "label", "concept", "share")
+RESULT_FOLDERS = ("masks", "overlays", "coco")
+TABLES = ("concepts.csv", "summary.csv", "failed.csv", "overview.png", "archives.png")
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,30 @@ def prepare_out(out: Path, given: Sequence[Path]) -> None:
         write_json(out / RESULTS, {"made_by": "reco", "photos": _name_source(given)})
     except OSError as error:
         raise RecoError(f"{out}: cannot be written to: {error.strerror}: {another}") from None
+
+
+def prepare_work(work: Path, given: Sequence[Path]) -> None:
+    """Make a folder that keeps what is done; results of other photographs in it are removed.
+
+    Raises:
+        RecoError: see `prepare_out`.
+    """
+    if _source(work) not in (None, _name_source(given)):
+        shutil.rmtree(work)
+    prepare_out(work, given)
+
+
+def link_results(
+    photos: Sequence[Photo], failed: Sequence[tuple[str, str]], work: Path, out: Path
+) -> None:
+    """Give the results of photographs in `work` a second name in `out`; see `segment_photos`."""
+    lost = {name for name, _ in failed}
+    places = [place for photo in photos if photo.name not in lost for place in _places(photo)]
+    for place in [*places, *TABLES]:
+        if (work / place).exists():  # without photographs there is no overview
+            link(work / place, out / place)
+    for folder in RESULT_FOLDERS:
+        (out / folder).mkdir(exist_ok=True)
 
 
 def _name_source(given: Sequence[Path]) -> list[str]:
@@ -321,13 +343,18 @@ def _write_picture(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, format="PNG")
 
 
+def _places(photo: Photo) -> tuple[str, str, str]:
+    """Mask, overlay and run lengths of a photograph, below the folder of results."""
+    return f"masks/{photo.stem}.png", f"overlays/{photo.stem}.jpg", f"coco/{photo.stem}.json"
+
+
 def _mask(out: Path, photo: Photo) -> Path:
-    return out / "masks" / f"{photo.stem}.png"
+    return out / _places(photo)[0]
 
 
 def _overlay(out: Path, photo: Photo) -> Path:
-    return out / "overlays" / f"{photo.stem}.jpg"
+    return out / _places(photo)[1]
 
 
 def _coco(out: Path, photo: Photo) -> Path:
-    return out / "coco" / f"{photo.stem}.json"
+    return out / _places(photo)[2]

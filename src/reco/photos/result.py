@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco
 
 from reco.data.colours import concept_color
-from reco.data.folder import IGNORE
+from reco.method.metrics import IGNORE
 
 ALPHA = 0.55  # of the colours over the photograph
 LONGEST = 1280  # pixels of the longer side of an overlay
@@ -102,6 +102,9 @@ class Segmentation:
     def to_coco(self, file: str) -> dict[str, Any]:
         """The masks as COCO has them: run lengths as text, one annotation per concept found.
 
+        None of them is a crowd, though all things of a concept share a mask: loaders leave out
+        what COCO calls one.
+
         Args:
             file: name of the photograph, for `images`.
         """
@@ -117,7 +120,7 @@ class Segmentation:
                     "segmentation": {"size": [height, width], "counts": run["counts"].decode()},
                     "area": int(coco.area(run)),
                     "bbox": coco.toBbox(run).tolist(),
-                    "iscrowd": 1,  # COCO's sign for run lengths
+                    "iscrowd": 0,
                 }
             )
         categories = [{"id": i, "name": name} for i, name in enumerate(self.names, 1)]

@@ -5,11 +5,8 @@ segment) with the workflow's own functions and files: a reference that a run has
 made again, and the other way round.
 """
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,92 +15,25 @@ from PIL import Image
 from torch import Tensor
 
 from reco import models
-from reco.concepts import Concept, parse_concepts, slugify
-from reco.config import Config, FolderIndex
-from reco.config import load as read_config
-from reco.data.embeddings import Description, description_of, index_mark
-from reco.data.folder import IGNORE, printable, read_table, scan
-from reco.data.geometry import Geometry
-from reco.data.images import read_image, to_rgb
-from reco.data.store import Place, read_places
+from reco.concepts import Concept, parse_concepts
+from reco.config import Config
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import fingerprint, open_array, read_json, read_tensors, sha256
-from reco.method.background import BANK_BETWEEN, BETWEEN, RANGE, bounds, extent
-from reco.method.bank import Space
-from reco.method.doubt import BEST, doubt, vocabulary
+from reco.files import open_array
+from reco.method.background import RANGE, extent
+from reco.method.metrics import IGNORE
 from reco.method.refine import largest, mean_field, shrink
+from reco.method.segment import WEIGHT, Knowledge, bank_maps, saliency
 from reco.models import keeping_loader
+from reco.photos.index import Index, check_index, embed_index, find_config, with_folder
+from reco.photos.learned import Learned, make_files, read_learned
+from reco.photos.picture import Picture, as_picture, fit
 from reco.photos.result import Segmentation
-from reco.workflow.bank import bank_archive, read_spaces
-from reco.workflow.catalog import catalog_index
-from reco.workflow.cosegment import cosegment_archive, made_from, sources_mark
-from reco.workflow.embed import embed_archives, embed_features, embed_part, gather
-from reco.workflow.retrieve import read_archive, retrieve_archives
-from reco.workflow.segment import (
-    WEIGHT,
-    Knowledge,
-    bank_maps,
-    bank_scores,
-    load_encoder,
-    read_scale,
-    saliency,
-)
-from reco.workflow.text import embed_concepts, embed_names
-from reco.workflow.whiten import draw, is_of_index, whiten_index
+from reco.workflow.segment import read_scale
+from reco.workflow.views import load_encoder
 
-SAMPLE = 64  # images drawn from the index, to tell what a word is not
-ASPECT = 4  # longer side of what the networks see, in shorter sides: a photograph's is at most 3
-
-Picture = Image.Image | np.ndarray | str | Path
 Words = str | Concept | Iterable[str | Concept]
-
-
-@dataclass(frozen=True)
-class Archived:
-    """An image of a concept's archive.
-
-    Attributes:
-        path: of the file.
-        similarity: of image and text, a cosine.
-        seed: (row, column) of its seed, as shares of the height and width of its centre square.
-        support: (h, w) how well each part of that square matches the other images.
-    """
-
-    path: Path
-    similarity: float
-    seed: tuple[float, float]
-    support: np.ndarray
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What is known of a concept.
-
-    Attributes:
-        concept: as it was asked for.
-        mark: fingerprint of all that its masks depend on, the index included.
-        references: what the recipe compares with: the reference embedding (c,) by the key 0, or
-            the prototypes (n, c) of every scale of the bank.
-        text: (d,) text embedding of dense saliency.
-        archive: the images that it was learned from, the nearest first.
-        threshold: saliency, or score of a bank, below which a pixel is background in any
-            photograph; see `reco.method.background`.
-        low: what other things reach.
-        doubt: what speaks against the archive; "" = nothing; see `reco.method.doubt`.
-        unlike: images drawn from the index that are unlike the concept, the least alike first.
-    """
-
-    concept: Concept
-    mark: str
-    references: dict[int, Tensor]
-    text: Tensor
-    archive: tuple[Archived, ...]
-    threshold: float
-    low: float
-    doubt: str
-    unlike: tuple[Path, ...] = ()
 
 
 def load(
@@ -126,64 +56,31 @@ def load(
             index is small.
 
     Raises:
-        RecoError: no such experiment, or its index was not embedded yet; no images.
+        RecoError: no such experiment, or its index was not embedded yet, or by another model; no
+            images.
     """
-    settings = config if isinstance(config, Config) else _find_config(experiment, config)
+    settings = find_config(experiment, config)
     if archive_size is not None and archive_size < 1:
         raise RecoError(f"archive size {archive_size}: must be at least 1")
     loader = keeping_loader()
     if index is None:
-        plan = Experiment(settings)
-        if not Path(plan.embeddings).exists():
-            raise RecoError(
-                f"{plan.embeddings}: the index of {settings.experiment!r} was not embedded yet: "
-                f"run 'snakemake --cores all {plan.embeddings}' in the project's folder, or name "
-                "a folder of photographs as the index"
-            )
+        check_index(Experiment(settings))
     else:
-        root = Path(index).absolute()
-        if not root.is_dir():
-            raise RecoError(f"{root}: no such folder: name one with photographs to learn from")
-        if printable(str(root)) != str(root):
-            raise RecoError(f"{printable(str(root))}: rename it: this name is not text in UTF-8")
-        name = f"{slugify(root.name)[:40]}-{fingerprint(str(root), 6)}"
-        changes = {"experiment": name, "index": FolderIndex(kind="folder", root=root)}
-        settings = settings.model_copy(update=changes)
+        settings = with_folder(settings, Path(index))
         embed_index(Experiment(settings), loader)
-    usable = len(open_array(Experiment(settings).embeddings))
-    if settings.banked:
-        size = min(archive_size or settings.bank.size, usable)
-        bank = settings.bank.model_copy(update={"size": size})
-        settings = settings.model_copy(update={"bank": bank})
-    elif archive_size or usable < max(settings.all_archive_sizes):
-        wanted = min(archive_size or settings.archive_size, usable)
-        settings = settings.model_copy(update={"archive_size": wanted, "archive_sizes": []})
-    return Segmenter(settings, loader)
+    return Segmenter(_fit_archives(settings, archive_size), loader)
 
 
-def embed_index(experiment: Experiment, loader: models.Loader) -> None:
-    """List and embed the index, unless its files are as they were."""
-    config, root = experiment.config, experiment.index_root
-    state = scan(root, times=True)
-    made, described = Path(experiment.embeddings), replace(experiment, images=state.digest).index
-    if made.exists() and _is_noted(description_of(made), described):
-        return
-    if not state.count:
-        raise RecoError(f"{root}: holds no photographs to learn from")
-    images, part = Path(experiment.data, "images/index.csv"), Path(experiment.data, "parts/all.csv")
-    catalog_index(root, images, 1)
-    embed_part(
-        experiment, images, config.models.retrieval, config.sizes.retrieval, "1-of-1", part, loader
-    )
-    skipped = Path(experiment.data, "embeddings/skipped.csv")
-    gather([part], made, Path(experiment.usable), skipped, described)
-
-
-def _is_noted(path: Path, wanted: Description) -> bool:
-    try:
-        return read_json(path) == wanted
-    except RecoError:  # missing, or torn
-        return False
+def _fit_archives(config: Config, wanted: int | None) -> Config:
+    """A config with archives of a wanted size, or of its own, but no larger than the index."""
+    usable = len(open_array(Experiment(config).embeddings))
+    if config.banked:
+        bank = {"size": min(wanted or config.bank.size, usable)}
+        return config.model_copy(update={"bank": config.bank.model_copy(update=bank)})
+    if wanted or usable < max(config.all_archive_sizes):
+        size = min(wanted or config.archive_size, usable)
+        return config.model_copy(update={"archive_size": size, "archive_sizes": []})
+    return config
 
 
 class Segmenter:
@@ -196,6 +93,7 @@ class Segmenter:
 
     def __init__(self, config: Config, loader: models.Loader) -> None:
         self.config, self._loader = config, loader
+        self._index = Index(Experiment(config), loader)
         self.device = resolve_device(config.device)
         self._known: dict[str, Learned] = {}
         written = [] if config.concepts is None else Experiment(config).targets
@@ -237,210 +135,15 @@ class Segmenter:
         marks = {concept.slug: plan.best_source(concept.slug) for concept in concepts}
         unknown = [concept for concept in concepts if marks[concept.slug] not in self._known]
         if unknown:
-            self._make(self._plan(unknown))
+            make_files(self._plan(unknown), self._loader)
             for concept in unknown:
-                self._known[marks[concept.slug]] = self._read(plan, concept)
+                learned = read_learned(plan, concept, self._index, self.device)
+                self._known[marks[concept.slug]] = learned
         return [self._known[marks[concept.slug]] for concept in concepts]
 
     def _plan(self, concepts: list[Concept]) -> Experiment:
         changes = {"concepts": concepts, "benchmark": None, "train": None}
         return Experiment(self.config.model_copy(update=changes))
-
-    def _make(self, plan: Experiment) -> None:
-        """Bring the files of a plan's concepts into being that are not there, or of another index.
-
-        No other file is written: Snakemake would find it changed.
-        """
-        index, sources = Path(plan.embeddings), plan.sources
-        if texts := [slug for slug in plan.concepts if not _is_whole(plan.text(slug))]:
-            embed_concepts(self._only(plan, texts), self._loader)
-        mark = index_mark(index)
-        if archives := [slug for slug in sources if not _is_of_index(plan.archive(slug), mark)]:
-            given = [Path(plan.text(slug)) for slug in archives]
-            made = [Path(plan.archive(slug)) for slug in archives]
-            retrieve_archives(index, Path(plan.usable), given, plan.config.deepest_archive, made)
-        if plan.config.banked:
-            self._make_banks(plan, mark)
-        else:
-            self._make_references(plan)
-
-    def _make_references(self, plan: Experiment) -> None:
-        sources, count = plan.sources, plan.config.all_archive_sizes[-1]
-        tables = {slug: plan.features(slug) for slug in sources}
-        if features := [
-            s for s in sources if not _is_of_archive(plan.archive(s), tables[s], count)
-        ]:
-            embed_archives(self._only(plan, features), self._loader)
-        for slug in sources:  # contexts come first
-            contexts = [Path(plan.reference(context)) for context in plan.context_before(slug)]
-            made_of = Path(plan.features(slug)), Path(plan.text(slug)), contexts
-            if made_from(Path(plan.reference(slug))) == sources_mark(*made_of):
-                continue
-            cosegment_archive(
-                *made_of,
-                [variant.reference_name for variant in plan.reference_variants],
-                Path(plan.reference(slug)),
-                temperature=plan.config.temperature,
-                merge=plan.config.cosegment.merge,
-                variant=plan.config.cosegment.variant,
-            )
-
-    def _make_banks(self, plan: Experiment, mark: str) -> None:
-        """Args: mark: of the index; see `index_mark`."""
-        whitening, settings = Path(plan.whitening), plan.config.bank
-        if not is_of_index(whitening, mark):
-            whiten_index(plan, Path(plan.embeddings), self._loader)
-        tables = {slug: plan.bank_features(slug) for slug in plan.banked}
-        lacking = [
-            slug
-            for slug, table in tables.items()
-            if not _is_of_archive(plan.archive(slug), table, settings.size)
-        ]
-        if lacking:
-            embed_archives(self._only(plan, lacking), self._loader)
-        for slug, table in tables.items():
-            bank = Path(plan.bank(slug))
-            if made_from(bank) != sources_mark(Path(table), whitening, []):
-                bank_archive(Path(table), whitening, settings.scales, settings.size, bank)
-
-    def _only(self, plan: Experiment, slugs: Sequence[str]) -> Experiment:
-        """A plan of some concepts; their texts, archives and features have the same names in it."""
-        some = [plan.concepts[slug] for slug in slugs]
-        return Experiment(plan.config.model_copy(update={"concepts": some, "context": []}))
-
-    def _read(self, plan: Experiment, concept: Concept) -> Learned:
-        slug, source, variant = concept.slug, plan.best_source(concept.slug), plan.best_variant
-        stored, texts = read_tensors(source), read_tensors(plan.text(slug))
-        rows = read_archive(plan.archive(slug))[: plan.best.archive_size]
-        support, seeds = stored[f"{variant}.support"], stored[f"{variant}.seeds"]
-        steps = np.array(support.shape[1:])
-        archive = tuple(
-            Archived(
-                plan.index_root / row["path"],
-                float(row["similarity"]),
-                tuple(((seed + 0.5) / steps).tolist()),
-                values,
-            )
-            for row, seed, values in zip(rows, seeds, support, strict=True)
-        )
-        unlike = np.argsort(self._sample.embeddings @ texts["retrieval"], kind="stable")
-        unlike = unlike[: max(1, len(unlike) // 2)]
-        text = torch.from_numpy(texts["dense"])
-        if plan.config.banked:
-            references = {
-                scale: torch.from_numpy(stored[f"{scale}.prototypes"])
-                for scale in plan.config.bank.scales
-            }
-            table = plan.bank_features(slug)
-        else:
-            references = {0: torch.from_numpy(stored[f"{variant}.reference"])}
-            table = plan.features(slug)
-        places, end = read_table(table)[: len(rows)], f"_{variant}" * plan.config.banked
-        inside = [
-            torch.from_numpy(
-                read_places(
-                    [
-                        Place(row[f"{what}{end}_shard"], int(row[f"{what}{end}_row"]))
-                        for row in places
-                    ]
-                )
-            )
-            for what in ("encoder", "dense")
-        ]
-        outside = [
-            torch.from_numpy(features[unlike])
-            for features in (self._sample.encoder, self._sample.dense)
-        ]
-        low, high = bounds(
-            self._positions(inside[0], inside[1], references, text, own=True),
-            self._positions(outside[0], outside[1], references, text),
-        )
-        least = low + (BANK_BETWEEN if plan.config.banked else BETWEEN) * (high - low)
-        return Learned(
-            concept,
-            # The file's name tells the settings, its content the index.
-            fingerprint([source, sha256(source), least]),
-            {scale: values.to(self.device) for scale, values in references.items()},
-            text.to(self.device),
-            archive,
-            least,
-            low,
-            self._doubt(plan, concept, rows, texts["retrieval"]),
-            tuple(self._sample.paths[place] for place in unlike),
-        )
-
-    def _positions(
-        self,
-        encoder: Tensor,
-        dense: Tensor,
-        references: dict[int, Tensor],
-        text: Tensor,
-        *,
-        own: bool = False,
-    ) -> np.ndarray:
-        """(n, positions): saliency of one concept in images, or its score at the first scale.
-
-        Args:
-            encoder, dense: (n, c, h, w) and (n, d, h', w').
-            own: whether these are the archive's images; each is then compared with the prototypes
-                of the others.
-        """
-        if not self.config.banked:
-            reference, size = references[0][None], (encoder.shape[2], encoder.shape[3])
-            temperature = self.config.temperature
-            maps = saliency(encoder, reference, dense, text[None], size, temperature=temperature)
-            return maps[:, 0].flatten(1).numpy()
-        first = self.config.bank.scales[0]
-        prototypes = references[first]
-        found = []
-        for i in range(len(encoder)):
-            others = prototypes[torch.arange(len(prototypes)) != i] if own else prototypes
-            scale = read_scale(self._spaces[first], others[None])
-            found.append(bank_scores(encoder[i : i + 1], dense[i : i + 1], scale, text[None]))
-        return torch.cat(found)[:, 0].flatten(1).numpy()
-
-    def _doubt(
-        self, plan: Experiment, concept: Concept, rows: Sequence[dict[str, str]], text: np.ndarray
-    ) -> str:
-        best = [row["path"] for row in rows[:BEST]]
-        place = _find_rows(Path(plan.usable), best)
-        names, others = self._vocabulary
-        nearest = np.asarray(self._embeddings[[place[path] for path in best]], np.float32)
-        sample = self._sample.embeddings @ text
-        return doubt(concept.name, nearest, nearest @ text, others, names, sample)
-
-    # ---- the index ----------------------------------------------------------------------------
-
-    @cached_property
-    def _embeddings(self) -> np.ndarray:
-        return open_array(Experiment(self.config).embeddings)
-
-    @cached_property
-    def _vocabulary(self) -> tuple[list[str], np.ndarray]:
-        names = vocabulary()
-        return names, embed_names(Experiment(self.config), names, self._loader)
-
-    @cached_property
-    def _spaces(self) -> dict[int, Space]:
-        plan = Experiment(self.config)
-        return read_spaces(plan.whitening, self.config.bank.scales)
-
-    @cached_property
-    def _sample(self) -> "Sample":
-        """Images drawn from the index at random; features of them are kept in the store."""
-        plan = Experiment(self.config)
-        drawn = draw(plan, len(self._embeddings), SAMPLE)
-        rows = np.random.default_rng(self.config.seed).permutation(len(self._embeddings))[:SAMPLE]
-        keys = {key: plan.index_root / path for path, key in drawn}
-        scale = self.config.bank.scales[0] if self.config.banked else None
-        places = embed_features(plan, keys, self._loader, scale)
-        kept = [key for _, key in drawn]
-        return Sample(
-            [keys[key] for key in kept],
-            np.asarray(self._embeddings[rows], np.float32),
-            read_places([places["encoder"][key] for key in kept]),
-            read_places([places["dense"][key] for key in kept]),
-        )
 
     # ---- photographs --------------------------------------------------------------------------
 
@@ -519,7 +222,7 @@ class Segmenter:
                 ].cpu()
             scales = {
                 side: read_scale(space, torch.stack([item.references[side] for item in learned]))
-                for side, space in self._spaces.items()
+                for side, space in self._index.spaces.items()
             }
             knowledge = Knowledge({}, texts, self.config.temperature, scales)
             views = {side: self._encode(np.array(fit(picture, side))) for side in scales}
@@ -528,105 +231,3 @@ class Segmenter:
     @cached_property
     def _encode(self) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
         return load_encoder(Experiment(self.config), self.device, self._loader)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Images drawn from the index: embeddings (m, d), features (m, c, h, w) and (m, d', h', w')."""
-
-    paths: list[Path]
-    embeddings: np.ndarray
-    encoder: np.ndarray
-    dense: np.ndarray
-
-
-# Whether a file is as it should be is asked of what is in it: times differ between machines.
-
-
-def _is_whole(text: str) -> bool:
-    """Whether a concept's text embeddings are there."""
-    try:
-        return bool(read_tensors(text))
-    except RecoError:
-        return False
-
-
-def _is_of_index(archive: str, mark: str) -> bool:
-    """Whether an archive is there and was ranked from an index; see `index_mark`."""
-    try:
-        return {row["index"] for row in read_archive(archive)} == {mark}
-    except RecoError:
-        return False
-
-
-def _is_of_archive(archive: str, features: str, count: int) -> bool:
-    """Whether a list of features is there and is that of the archive's first images."""
-    try:
-        listed = read_table(features)
-    except RecoError:
-        return False
-    return [row["key"] for row in listed] == [row["key"] for row in read_archive(archive)[:count]]
-
-
-def as_picture(image: Picture) -> Image.Image:
-    """Upright 8-bit RGB of whatever is a picture.
-
-    Raises:
-        RecoError: a file that is no image, an array of another shape or type, or no picture at all.
-    """
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] not in [(), (3,), (4,)]:
-            raise RecoError(f"an array of shape {image.shape} is no picture: give (h, w, 3)")
-        if image.dtype.kind != "u" or image.dtype.itemsize > 2:
-            raise RecoError(
-                f"an array of {image.dtype} is no picture: give uint8 (0 to 255) or uint16 (0 to "
-                "65535), as with image.astype(np.uint8)"
-            )
-        image = Image.fromarray(image if image.itemsize == 1 else (image >> 8).astype(np.uint8))
-    if not isinstance(image, Image.Image):
-        raise RecoError(
-            f"{type(image).__name__} is no picture: give a path, an array or a picture of Pillow"
-        )
-    try:
-        return to_rgb(image)
-    except ValueError as error:
-        raise RecoError(f"this picture: {error}") from None
-
-
-def fit(picture: Image.Image, size: int | None) -> Image.Image:
-    """A photograph at the size at which networks see it: its shorter side, but no long strip."""
-    shorter, longer = sorted(picture.size)
-    size = size or shorter
-    if longer <= ASPECT * shorter:
-        return Geometry(size).picture(picture)
-    scale = ASPECT * size / longer
-    sides = [max(32, round(side * scale)) for side in picture.size]
-    return picture.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
-
-
-def _find_config(experiment: str, config: str | Path | None) -> Config:
-    """The config that is named, else that of the experiment's last run."""
-    if config is not None:
-        return read_config(config)
-    recorded = Path("results", experiment, "config.yaml")
-    merged = sorted(
-        Path("data", experiment, "config").glob("[0-9a-f]*.json"), key=lambda p: p.stat().st_mtime
-    )
-    for file in [recorded, *reversed(merged)]:
-        if file.exists():
-            return read_config(file)
-    known = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
-    raise RecoError(
-        f"no experiment {experiment!r} here; known: {', '.join(known) or 'none'}. Run this in the "
-        "project's folder"
-    )
-
-
-def _find_rows(usable: Path, paths: Sequence[str]) -> dict[str, int]:
-    """The row of some images in the list of the index, which may be too long to hold."""
-    wanted = set(paths)
-    with open(usable, newline="", encoding="utf-8") as file:
-        lines = enumerate(islice(csv.reader(file), 1, None))
-        return {path: row for row, (path, _) in lines if path in wanted}

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from reco.data.geometry import square
 from reco.data.images import read_image
-from reco.photos.segmenter import Archived
+from reco.photos.learned import Archived
 
 SQUARE = 256  # pixels of a side of an archive image
 RING = 0.07  # radius of a seed's mark, in sides

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from reco.data.folder import read_table
 from reco.data.store import Place, read_places
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.files import MAKE_AGAIN, atomic, read_tensors
 from reco.method.bank import Space, find_seeds

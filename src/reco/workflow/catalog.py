@@ -1,23 +1,54 @@
-"""Catalog: list and check the images of an experiment, before any network looks at them."""
+"""Catalog: list and check the images of an experiment, before any network looks at them.
 
+Digests of the images of an index are kept by path, size and time of the last change, so that of a
+million images only those are read that are new.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from reco.data.benchmarks import check_sizes, class_names
-from reco.data.folder import IGNORE, printable, read_table, survey, write_table
+from reco.data.benchmarks import check_sizes
+from reco.data.folder import file_state, printable, survey
+from reco.data.imagenet import class_names
 from reco.data.images import read_size
 from reco.data.split import Split
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
-from reco.files import sha256
+from reco.files import sha256, write_text
+from reco.method.metrics import IGNORE
 from reco.progress import LOG, track
 
+CHUNK = 64  # images that a thread takes at a time
+SETTLED = 2 * 10**9  # ns: a file that changed later may change again within one tick of its clock
 
-def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
+
+class Seen(NamedTuple):
+    """An image as it was when it was read: its size, time of its last change (ns), and its key."""
+
+    size: int
+    changed: int
+    key: str
+
+
+def catalog_index(
+    root: Path, table: Path, largest_archive: int, *, known: Path | None = None, workers: int = 1
+) -> None:
     """List the images of an index: path below `root`, and key (digest of the bytes).
 
     The key, not the path, names an image in the store: a renamed image is not computed again.
     Files that cannot be opened at all are listed with an empty key and skipped later.
+
+    Args:
+        known: keys of earlier lists, to read and to write; an image of the same path, size and time
+            is not read again. None = all are read.
+        workers: threads that read.
 
     Raises:
         RecoError: no images, or fewer than the largest archive.
@@ -33,9 +64,73 @@ def catalog_index(root: Path, table: Path, largest_archive: int) -> None:
             f"{root}: holds {len(paths)} images, fewer than the archive size {largest_archive}: "
             "add images, mend the 'root' of the index, or lower archive_size and archive_sizes"
         )
-    write_table(
-        table, ["path", "key"], [(path, _key(root / path)) for path in track(paths, "list index")]
+    before = read_seen(known, root) if known else {}
+    started = time.time_ns()
+    seen = dict(
+        zip(
+            paths,
+            track(see_images(root, paths, before, workers), "list index", total=len(paths)),
+            strict=True,
+        )
     )
+    write_table(table, ["path", "key"], [(path, image.key) for path, image in seen.items()])
+    if known:
+        keep = {
+            path: image
+            for path, image in seen.items()
+            if image.key and image.changed < started - SETTLED
+        }
+        if keep != before:
+            write_seen(known, root, keep)
+
+
+def see_images(
+    root: Path, paths: Sequence[str], before: Mapping[str, Seen], workers: int
+) -> Iterator[Seen]:
+    """Size, time and key of images, in order; those that are as they were `before` are not read."""
+
+    def see(part: Sequence[str]) -> list[Seen]:
+        return [_see(root / path, before.get(path)) for path in part]
+
+    parts = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(workers) as pool:
+        for found in pool.map(see, parts):
+            yield from found
+
+
+def _see(path: Path, before: Seen | None) -> Seen:
+    state = file_state(path)  # first: what changes while it is read has another time then
+    return before if before and before[:2] == state else Seen(*state, _key(path))
+
+
+def read_seen(known: Path, root: Path) -> dict[str, Seen]:
+    """What `write_seen` kept of the images below `root`; nothing where there is none.
+
+    A file that is damaged, or of another folder, is left out with a warning.
+    """
+    if not known.exists():
+        return {}
+    try:
+        noted, body = known.read_text(encoding="utf-8").split("\n", 1)
+        if noted != hashlib.sha256(body.encode()).hexdigest():
+            raise ValueError("its digest is another one")
+        place, images = json.loads(body)
+        if place != _place(root):
+            raise ValueError(f"it is of {place}")
+        return {path: Seen(*image) for path, image in images.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        LOG.warning("%s: no use (%s): all images are read again", known, error)
+        return {}
+
+
+def write_seen(known: Path, root: Path, images: Mapping[str, Seen]) -> None:
+    """Keep what is known of the images below `root`: a line with a digest, and one of JSON."""
+    body = json.dumps([_place(root), images]) + "\n"
+    write_text(known, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+
+
+def _place(root: Path) -> str:
+    return printable(str(root.resolve()))
 
 
 def label_index(index: Path, table: Path) -> None:

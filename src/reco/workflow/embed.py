@@ -5,6 +5,7 @@ Both compute only what their stores lack, with each model loaded once.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from reco.data.batches import ahead, batches
 from reco.data.embeddings import Description, description_of
-from reco.data.folder import read_table, write_table
 from reco.data.geometry import Geometry, archive_geometry
 from reco.data.images import read_image
 from reco.data.store import Place, Store, read_places
+from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
@@ -24,6 +25,7 @@ from reco.models import Backend, Loader, Output, load
 from reco.progress import LOG, track
 from reco.workflow.retrieve import read_archive
 
+Row = TypeVar("Row")
 BATCH = 16
 BLOCK = 4096  # embeddings that are held at a time on their way into one matrix
 SHARD = 256  # images in a file of the store: what a killed run computes again at most
@@ -47,9 +49,7 @@ def embed_part(
         table: CSV to write (path, key, shard, row, reason): where an image's embedding is, or why
             there is none.
     """
-    number, parts = (int(text) for text in part.split("-of-"))
-    rows = [(row["path"], row["key"]) for row in read_table(images)]
-    rows = rows[len(rows) * (number - 1) // parts : len(rows) * number // parts]
+    rows = slice_of([(row["path"], row["key"]) for row in read_table(images)], part)
     items = [(key, experiment.index_root / path) for path, key in rows if key]
     device, models = resolve_device(experiment.config.device), experiment.config.models
     model = load(spec, device=device, precision=models.precision)
@@ -66,6 +66,12 @@ def embed_part(
             for path, key in rows
         ],
     )
+
+
+def slice_of(rows: Sequence[Row], part: str) -> Sequence[Row]:
+    """The rows of one part: of `3-of-64`, the third of 64 slices of equal length."""
+    number, parts = (int(text) for text in part.split("-of-"))
+    return rows[len(rows) * (number - 1) // parts : len(rows) * number // parts]
 
 
 def gather(
@@ -104,7 +110,7 @@ def gather(
         LOG.warning("%d of %d index images skipped, listed in %s", len(lost), len(rows), skipped)
     places = [Place(row["shard"], int(row["row"])) for row in kept]
     length = read_places(places[:1]).shape[1]
-    blocks = (read_places(chunk) for chunk in _chunks(places, BLOCK))
+    blocks = (read_places(chunk) for chunk in chunks(places, BLOCK))
     write_array(embeddings, (len(places), length), np.dtype("<f2"), blocks)
     write_digest(embeddings)
     write_table(usable, ["path", "key"], [(row["path"], row["key"]) for row in kept])
@@ -252,7 +258,7 @@ def compute_missing(
         what,
         total=len(todo),
     )
-    for shard in _chunks(encoded, SHARD):
+    for shard in chunks(encoded, SHARD):
         for kind, store in stores.items():
             new = [(key, maps[kind]) for key, maps in shard if key not in known[kind]]
             if new:
@@ -305,7 +311,8 @@ def encode(
             yield key, {kind: array[i] for kind, array in arrays.items()}
 
 
-def _chunks(items: Iterable, size: int) -> Iterator[list]:
+def chunks(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items, in order; the last may be shorter."""
     chunk = []
     for item in items:
         chunk.append(item)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reco.data.folder import read_table
 from reco.data.split import Row, Split
+from reco.data.tables import read_table
 from reco.errors import RecoError
-from reco.experiment import Method
 from reco.method.metrics import ConfusionMatrix
+from reco.method.variants import Method
 from reco.progress import track
 from reco.workflow.catalog import read_index_labels
 

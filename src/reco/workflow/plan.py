@@ -3,15 +3,16 @@
 Snakemake asks here each time it is called, so nothing waits for a deep-learning framework.
 """
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from reco.config import Config, FolderBenchmark, FolderIndex
-from reco.data.folder import file_state
+from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark
+from reco.data.folder import Scan, file_state, scan
 from reco.errors import RecoError
-from reco.experiment import Experiment, scan_images
-from reco.files import read_json, write_json
-from reco.models import LOCAL, SPECS, checkpoint_of, unknown_name
+from reco.experiment import Experiment
+from reco.files import fingerprint, read_json
+from reco.models import LOCAL, SPECS, checkpoint_of, is_checkpoint, unknown_name
 
 
 def check_plan(config: Config) -> None:
@@ -34,7 +35,7 @@ def check_plan(config: Config) -> None:
     for role in ("retrieval", "dense", "encoder"):
         check_model(f"models.{role}", getattr(config.models, role))
     weights = config.train.encoder_weights if config.train else None
-    if weights and _names_file(weights) and not Path(weights).is_file():
+    if weights and is_checkpoint(weights) and not Path(weights).is_file():
         raise RecoError(f"train.encoder_weights: {weights}: no such file")
 
 
@@ -68,7 +69,7 @@ def check_model(key: str, spec: str) -> None:
         if not slash:
             raise RecoError(f"{key}: {spec}: add the weights: {spec}/<tag or checkpoint file>")
     # a name without dot or slash may be a tag, which only open_clip knows
-    if weights and (kind == "timm" or _names_file(str(weights))) and not weights.is_file():
+    if weights and (kind == "timm" or is_checkpoint(str(weights))) and not weights.is_file():
         raise RecoError(f"{key}: {spec}: no such checkpoint file: {weights}")
 
 
@@ -92,10 +93,8 @@ def check_archives(experiment: Experiment, images: int) -> None:
         )
 
 
-def note_images(experiment: Experiment, note: Path) -> dict[str, str]:
+def state_of_images(experiment: Experiment) -> dict[str, str]:
     """State of the images and their labels, which are read again when it changes.
-
-    It is also written to `note`.
 
     Scenes that are as they were composed count as such, so that a first run, which begins without
     them, and the next one agree.
@@ -113,18 +112,27 @@ def note_images(experiment: Experiment, note: Path) -> dict[str, str]:
             state[part] = "as composed"
     if isinstance(config.index, FolderIndex) and config.index.labels:
         state["labels"] = str(file_state(config.index.labels))
-    write_json(note, state)
     return state
+
+
+def point_jobs_at(config: Path) -> None:
+    """Let the commands that this process starts read `config`, by the variable RECO_CONFIG.
+
+    Raises:
+        RecoError: they read another one already, as where two modules of a workflow are ours.
+    """
+    process, _, planned = os.environ.get("RECO_PLANNED", "").partition(":")
+    if process == str(os.getpid()) and planned != config.as_posix():
+        raise RecoError(
+            "two experiments in one workflow: run each by itself, or give all modules one config"
+        )
+    os.environ["RECO_PLANNED"] = f"{os.getpid()}:{config.as_posix()}"
+    os.environ["RECO_CONFIG"] = config.as_posix()
 
 
 def _check_folder(key: str, folder: Path) -> None:
     if not folder.is_dir():
         raise RecoError(f"{key}: {folder}: no such folder")
-
-
-def _names_file(text: str) -> bool:
-    """Whether text can only be a path: no name of weights in a library has a dot or a slash."""
-    return "/" in text or "." in text
 
 
 def _clip_models() -> list[str]:
@@ -133,3 +141,39 @@ def _clip_models() -> list[str]:
     if not package or not package.origin:
         return []
     return [file.stem for file in Path(package.origin).with_name("model_configs").glob("*.json")]
+
+
+def scan_images(experiment: Experiment) -> dict[str, Scan]:
+    """State and number of the images of the index, of the benchmark and of the photographs.
+
+    Of composed scenes only names and sizes count, for times change where they are copied.
+    """
+    config = experiment.config
+    splits = [experiment.split(role) for role in ("train", "val")] if config.benchmark else []
+    folders = {
+        "index": [experiment.index_root],
+        "benchmark": [
+            split.root / part / split.name for part in ("images", "masks") for split in splits
+        ]
+        if experiment.reader.kind == "folder"
+        else list(dict.fromkeys(split.root for split in splits)),
+    }
+    if config.photos:
+        folders["photos"] = [config.photos]
+    composed = {
+        "photos": False,
+        "index": config.index.kind == "stamps",
+        "benchmark": isinstance(config.benchmark, StampsBenchmark),
+    }
+    found = {
+        name: scan(*(root for root in roots if root.is_dir()), times=not composed[name])
+        for name, roots in folders.items()
+    }
+    if config.photos and config.photos.is_file():
+        found["photos"] = Scan(fingerprint(file_state(config.photos)), 1)
+    return found
+
+
+def images_state(experiment: Experiment) -> dict[str, str]:
+    """What tells whether images were added, replaced or taken away since they were listed."""
+    return {name: found.digest for name, found in scan_images(experiment).items()}

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reco.data.folder import read_table
+from reco.data.tables import read_table
 from reco.device import resolve_device
 from reco.errors import RecoError
-from reco.experiment import Experiment, Method
+from reco.experiment import Experiment
+from reco.method.segment import predict
+from reco.method.variants import Method
 from reco.progress import track
-from reco.workflow.segment import load_encoder, predict, read_knowledge, read_pictures
+from reco.workflow.segment import pairs, read_knowledge
+from reco.workflow.views import see
 
 BINS = 1000
 THRESHOLDS = np.arange(BINS) / BINS  # lower edges: at or above is the concept
@@ -55,11 +58,14 @@ class Histogram:
         return int(np.nan_to_num(between, nan=-1).argmax())
 
 
-def rare(experiment: Experiment, images: Path) -> dict[str, Histogram]:
+def rare(
+    experiment: Experiment, images: Path, features: Path | None = None
+) -> dict[str, Histogram]:
     """Histograms of DenseCLIP, of the reference embedding alone, and of ReCo, by method.
 
     Args:
         images: CSV of `reco catalog-split`; masks with label ids 0 (background) and 1.
+        features: CSV of `reco embed-split`; None = no features were kept.
 
     Raises:
         RecoError: not exactly one concept.
@@ -68,17 +74,17 @@ def rare(experiment: Experiment, images: Path) -> dict[str, Histogram]:
         raise RecoError("concepts: this benchmark scores one concept against background: name one")
     device, split = resolve_device(experiment.config.device), experiment.split("val")
     methods = _methods(experiment)
-    encode = load_encoder(experiment, device)
     knowledge = read_knowledge(experiment, device, methods)
     counts = {method.method: np.zeros((2, BINS), np.int64) for method in methods}
     rows = read_table(images)
-    pictures = read_pictures(split, images)
-    for row, (_, picture) in track(
-        zip(rows, pictures, strict=True), "score the concept", total=len(rows)
+    seen = pairs(see(experiment, "val", rows, [split.geometry.size], features))
+    for row, (_, picture, views) in track(
+        zip(rows, seen, strict=True), "score the concept", total=len(rows)
     ):
         truth = split.truth(row)
         with torch.inference_mode():
-            maps = predict(*encode(picture), knowledge, methods, picture.shape[:2])
+            size = (picture.shape[0], picture.shape[1])
+            maps = predict(*views[min(size)], knowledge, methods, size)
             for _, method, map_ in maps:
                 place = np.minimum((map_[0].cpu().numpy() * BINS).astype(int), BINS - 1)
                 for label in (0, 1):

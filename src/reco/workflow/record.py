@@ -8,10 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reco.config import config_fingerprint
-from reco.device import resolve_device
+from reco.device import read_devices
 from reco.experiment import Experiment
 from reco.files import digest_folders, sha256
 from reco.revision import read_revision
@@ -33,18 +31,32 @@ PACKAGES = (
 )
 
 
-def describe_run(experiment: Experiment, files: Sequence[Path] = ()) -> dict[str, Any]:
+def describe_run(
+    experiment: Experiment,
+    files: Sequence[Path] = (),
+    logs: Path | None = None,
+    stages: Sequence[str] = (),
+) -> dict[str, Any]:
     """What made the numbers of a run, as plain data.
 
     Args:
         files: files and folders whose digests are recorded, by folder.
+        logs: folder of the logs of jobs, which say where their networks ran.
+        stages: rules with networks.
 
     Returns:
         among others `git`: the revision, whether tracked files differ from it (`dirty`) and which
-        (`changed`); None outside a git checkout.
+        (`changed`); None outside a git checkout. `devices`: stage -> device -> its names; `device`
+        and `device_name` are those of all stages, None where no log is left that says so.
     """
     config, revision = experiment.config, read_revision()
-    device = resolve_device(config.device)
+    devices = {
+        stage: found
+        for stage in stages
+        if logs and (found := read_devices([*logs.glob(f"{stage}.log"), *logs.glob(f"{stage}/*")]))
+    }
+    kinds = {device for found in devices.values() for device in found}
+    names = {name for found in devices.values() for known in found.values() for name in known}
     lock = Path("requirements.lock")
     return {
         "experiment": config.experiment,
@@ -52,8 +64,9 @@ def describe_run(experiment: Experiment, files: Sequence[Path] = ()) -> dict[str
         "seed": config.seed,
         "git": revision.describe() if revision else None,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device,
-        "device_name": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
+        "device": ", ".join(sorted(kinds)) or None,
+        "device_name": ", ".join(sorted(names)) or None,
+        "devices": devices,
         "processors": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reco.data.embeddings import description_of, index_mark, read_description
-from reco.data.folder import read_table, write_table
+from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
 from reco.files import (
     MAKE_AGAIN,

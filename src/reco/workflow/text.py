@@ -16,13 +16,20 @@ from reco.models import Backend, Loader, Role, load
 from reco.progress import LOG
 
 
-def embed_concepts(experiment: Experiment, load: Loader = load) -> None:
-    """Write `Experiment.text` of every concept: `retrieval` (d,) and `dense` (d',), unit float32.
+def embed_concepts(
+    experiment: Experiment, load: Loader = load, slugs: Sequence[str] | None = None
+) -> None:
+    """Write `Experiment.text` of concepts: `retrieval` (d,) and `dense` (d',), unit float32.
 
     Each is the normalised mean of the normalised embeddings of the concept's sentences
     (paper, section 3.1). The header names the model of `retrieval`. Sentences that were
     embedded before come from the store.
+
+    Args:
+        slugs: of the concepts; None = all.
     """
+    named = experiment.concepts
+    concepts = named if slugs is None else {slug: named[slug] for slug in slugs}
     config = experiment.config
     device = resolve_device(config.device)
     roles: dict[Role, str] = {"retrieval": config.models.retrieval, "dense": config.models.dense}
@@ -31,12 +38,11 @@ def embed_concepts(experiment: Experiment, load: Loader = load) -> None:
     for role, spec in roles.items():
         model = models[spec]
         by_concept = {
-            slug: sentences(concept, model.templates)
-            for slug, concept in experiment.concepts.items()
+            slug: sentences(concept, model.templates) for slug, concept in concepts.items()
         }
         store = Store(experiment.store(f"text-{role}", spec, model.version))
         vectors[role] = _embed(model, role, by_concept, store)
-    for slug in experiment.concepts:
+    for slug in concepts:
         with atomic(Path(experiment.text(slug))) as temporary:
             tensors = {str(role): vectors[role][slug] for role in roles}
             temporary.write_bytes(save(tensors, {"retrieval": roles["retrieval"]}))

@@ -64,7 +64,7 @@ def trace(file: str | Path) -> str:
         ("code", list(_code(run))),
         ("settings", [f"{results}/config.yaml ({run['config_fingerprint']}), seed {run['seed']}"]),
         ("packages", [_packages(run)]),
-        ("machine", [f"{run['platform']}, {run['device']}, {run['processors']} processors"]),
+        ("machine", list(_machine(run))),
         ("data, as this run left them", states),
     ]
     return "\n\n".join("\n  ".join([title, *lines]) for title, lines in parts)
@@ -161,6 +161,19 @@ def _code(run: dict[str, Any]) -> Iterator[str]:
         yield f"revision {git['revision']}, recorded {run['time']}"
         yield from (f"UNCOMMITTED: {path}" for path in git["changed"])
     yield "(the first lines of a job's log name the revision it ran with)"
+
+
+def _machine(run: dict[str, Any]) -> Iterator[str]:
+    """Where the run was recorded, and a line for each device that networks ran on."""
+    yield f"{run['platform']}, {run['processors']} processors"
+    stages: dict[str, list[str]] = {}
+    for stage, found in run.get("devices", {}).items():  # a record of an earlier version has none
+        for device, names in found.items():
+            stages.setdefault(f"{device} ({', '.join(names)})", []).append(stage)
+    for device, known in stages.items():
+        yield f"networks on {device}: {', '.join(known)}"
+    if not stages:
+        yield f"networks on {run['device'] or 'a device that no log is left to tell'}"
 
 
 def _packages(run: dict[str, Any]) -> str:

@@ -10,10 +10,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reco.config import load
 from reco.data.colours import VERMILION
-from reco.experiment import Experiment, Method
-from reco.options import CONFIG, FILES, METRICS, RUN
+from reco.method.variants import Method
+from reco.options import CONFIG, FILES, METRICS_TABLE, RUN, open_experiment
 from reco.revision import uncommitted
 from reco.workflow.figures.style import LINES, STYLE, new_plot, read_compared, write_figure
 
@@ -68,12 +67,12 @@ def _label_point(ax: Axes, x: float, y: float, color: str) -> None:
 
 @click.command("archive-size")
 @CONFIG
-@METRICS
+@METRICS_TABLE
 @RUN
 @FILES
 def archive_size(config_file: Path, metrics: Path, run: Path, files: tuple[Path, ...]) -> None:
     """mIoU against the number of images in an archive."""
-    experiment = Experiment(load(config_file))
+    experiment = open_experiment(config_file)
     compared = read_compared(experiment, "metrics.csv")
     drawn = archive_size_figure(pd.read_csv(metrics), experiment.paper, *compared)
     write_figure(drawn, *files, remark=uncommitted(run))

@@ -19,15 +19,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from reco.config import load
 from reco.data.colours import BLUE, VERMILION
-from reco.data.folder import read_table
 from reco.data.geometry import square
 from reco.data.images import read_image
+from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_tensors
-from reco.options import CONFIG, FILES, RETRIEVAL, RUN
+from reco.options import CONFIG, FILES, RETRIEVAL_TABLE, RUN, open_experiment
 from reco.revision import uncommitted
 from reco.workflow.catalog import read_index_labels
 from reco.workflow.figures.style import OUTLINE, STYLE, bare, blend, spread, write_figure, write_on
@@ -176,7 +175,7 @@ def _archive_legend(figure: Figure, axes: np.ndarray, *, known: bool) -> None:
 
 @click.command()
 @CONFIG
-@RETRIEVAL
+@RETRIEVAL_TABLE
 @click.option("--concept", "slug", help="Slug of one concept; else several are chosen.")
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Concepts.")
 @RUN
@@ -190,7 +189,7 @@ def archives(
     files: tuple[Path, ...],
 ) -> None:
     """Archives with support and seeds: of several concepts, or all images of one."""
-    experiment = Experiment(load(config_file))
+    experiment = open_experiment(config_file)
     if slug and slug not in experiment.concepts:
         raise RecoError(
             f"--concept {slug}: no such concept; known: {' '.join(experiment.concepts)}"

@@ -13,10 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from reco.config import load
 from reco.data.colours import SKY, VERMILION
-from reco.experiment import Experiment
-from reco.options import CONFIG, FILES, RETRIEVAL, RUN, images_option
+from reco.options import CONFIG, FILES, RETRIEVAL_TABLE, RUN, images_option, open_experiment
 from reco.revision import uncommitted
 from reco.workflow.figures.style import (
     LINES,
@@ -82,7 +80,7 @@ def _precision_by_k(retrieval: pd.DataFrame) -> pd.DataFrame:
 
 @click.command()
 @CONFIG
-@RETRIEVAL
+@RETRIEVAL_TABLE
 @images_option("images of the index")
 @RUN
 @FILES
@@ -90,6 +88,6 @@ def precision(
     config_file: Path, retrieval: Path, images: Path, run: Path, files: tuple[Path, ...]
 ) -> None:
     """Precision of retrieval against the number of images in an archive."""
-    compared = read_compared(Experiment(load(config_file)), "retrieval.csv")
+    compared = read_compared(open_experiment(config_file), "retrieval.csv")
     drawn = precision_figure(pd.read_csv(retrieval), len(pd.read_csv(images)), *compared)
     write_figure(drawn, *files, remark=uncommitted(run))

@@ -15,12 +15,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from scipy.ndimage import binary_dilation
 
-from reco.config import load
 from reco.data.colours import GREY, PALETTE
-from reco.data.folder import IGNORE, read_table
 from reco.data.split import Row, Split
-from reco.experiment import Experiment, Method
-from reco.options import CONFIG, FILE, FILES, PLUS, RUN, images_option
+from reco.data.tables import read_table
+from reco.experiment import Experiment
+from reco.method.metrics import IGNORE
+from reco.method.variants import Method
+from reco.options import CONFIG, FILE, FILES, PLUS, RUN, images_option, open_experiment
 from reco.progress import track
 from reco.revision import uncommitted
 from reco.workflow.figures.style import OUTLINE, STYLE, bare, blend, spread, write_figure, write_on
@@ -229,7 +230,7 @@ def predictions(
     files: tuple[Path, ...],
 ) -> None:
     """Predictions beside the ground truth, from the best image to the worst."""
-    experiment = Experiment(load(config_file))
+    experiment = open_experiment(config_file)
     methods = prediction_methods(experiment)
     folders = mask_folders(methods, zero_shot, plus)
     chosen = choose_predictions(experiment.split("val"), read_table(images), folders, count)

@@ -5,9 +5,8 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from reco.config import load
-from reco.experiment import Experiment, Method
-from reco.options import CONFIG, FILES, METRICS, RUN, images_option
+from reco.method.variants import Method
+from reco.options import CONFIG, FILES, METRICS_TABLE, RUN, images_option, open_experiment
 from reco.revision import uncommitted
 from reco.workflow.tables.formats import write_tables
 from reco.workflow.tables.names import NAMES, RECIPES, percent
@@ -42,7 +41,7 @@ def components_table(metrics: pd.DataFrame, paper: Method, best: Method) -> pd.D
 
 @click.command()
 @CONFIG
-@METRICS
+@METRICS_TABLE
 @images_option("images of the val split")
 @RUN
 @FILES
@@ -50,7 +49,7 @@ def components(
     config_file: Path, metrics: Path, images: Path, run: Path, files: tuple[Path, ...]
 ) -> None:
     """The parts of ReCo, switched on and off."""
-    experiment = Experiment(load(config_file))
+    experiment = open_experiment(config_file)
     made = components_table(pd.read_csv(metrics), experiment.paper, experiment.best)
     title = "Parts of ReCo: language guidance (LGC), context elimination (CE), CRF, in percent."
     notes = [provenance_of_split(experiment, experiment.split("val"), images), uncommitted(run)]

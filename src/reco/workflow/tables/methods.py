@@ -5,9 +5,8 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from reco.config import load
-from reco.experiment import Experiment, Method
-from reco.options import CONFIG, FILE, FILES, METRICS, RUN, images_option
+from reco.method.variants import Method
+from reco.options import CONFIG, FILE, FILES, METRICS_TABLE, RUN, images_option, open_experiment
 from reco.revision import uncommitted
 from reco.workflow.evaluate import WAY
 from reco.workflow.tables.formats import write_tables
@@ -58,7 +57,7 @@ def best_on_val(curve: pd.DataFrame) -> str:
 
 @click.command()
 @CONFIG
-@METRICS
+@METRICS_TABLE
 @images_option("images of the val split")
 @click.option("--curve", type=FILE, help="curve.csv of `reco train`.")
 @RUN
@@ -72,7 +71,7 @@ def methods(
     files: tuple[Path, ...],
 ) -> None:
     """DenseCLIP, ReCo and ReCo+, without and with the CRF."""
-    experiment = Experiment(load(config_file))
+    experiment = open_experiment(config_file)
     made = methods_table(pd.read_csv(metrics), experiment.paper, experiment.best)
     looks = best_on_val(pd.read_csv(curve)) if curve else ""
     notes = [

@@ -16,7 +16,7 @@ RECIPES = {
     "kept": "+ all seeds kept",
     "seedbank": "+ all scales = seedbank",
 }
-"""Steps from the paper's recipe to `seedbank` (`reco.experiment.STEPS`), as tables name them."""
+"""Steps from the paper's recipe to `seedbank`, as tables name them."""
 
 
 def method_name(method: str, crf: bool, recipe: str = "") -> str:

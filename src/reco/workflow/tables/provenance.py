@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from reco.config import config_fingerprint
-from reco.data.folder import read_table
 from reco.data.split import Split
+from reco.data.tables import read_table
 from reco.experiment import Experiment
 
 

@@ -6,10 +6,8 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from reco.config import load
-from reco.data.folder import read_table
-from reco.experiment import Experiment
-from reco.options import CONFIG, FILES, RETRIEVAL, RUN, images_option
+from reco.data.tables import read_table
+from reco.options import CONFIG, FILES, RETRIEVAL_TABLE, RUN, images_option, open_experiment
 from reco.revision import uncommitted
 from reco.workflow.tables.formats import write_tables
 from reco.workflow.tables.provenance import provenance
@@ -52,7 +50,7 @@ def retrieval_remarks(table: pd.DataFrame) -> list[str]:
 
 @click.command()
 @CONFIG
-@RETRIEVAL
+@RETRIEVAL_TABLE
 @images_option("images of the index")
 @RUN
 @FILES
@@ -60,7 +58,7 @@ def retrieval(
     config_file: Path, retrieval: Path, images: Path, run: Path, files: tuple[Path, ...]
 ) -> None:
     """Precision of the archive of every concept, the worst last."""
-    experiment = Experiment(load(config_file))
+    experiment = open_experiment(config_file)
     names = [concept.name for concept in experiment.targets]
     made = retrieval_table(pd.read_csv(retrieval), names, experiment.config.all_archive_sizes)
     title = "Retrieval: share of a concept's first k images that show it (P@k), in percent."

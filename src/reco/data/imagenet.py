@@ -1,0 +1,54 @@
+"""ImageNet-1K's names: what each class is called in the study of retrieval.
+
+A folder of images per class, called by its WordNet id, needs no other labels.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reco.config import read_yaml
+from reco.errors import RecoError
+from reco.files import shipped
+
+LAYOUT = "<split>/<WordNet id>/*.JPEG"
+
+
+@cache
+def imagenet_names() -> dict[str, str]:
+    """WordNet id -> name of the 1,000 classes of ImageNet-1K, in the order of the classes.
+
+    The name is the first WordNet word, but for those that config/labels/imagenet.yaml renames.
+    """
+    from timm.data import ImageNetInfo  # imports torch: some seconds
+
+    info, renamed = ImageNetInfo("imagenet-1k"), label_file()["renamed"]
+    return {
+        wnid: renamed.get(wnid, info.label_name_to_description(wnid, detailed=False).split(", ")[0])
+        for wnid in info.label_names()
+    }
+
+
+def class_names(image: str) -> tuple[str, ...]:
+    """The names of an ImageNet image's class: one, or none where two classes share the name.
+
+    Args:
+        image: path whose last folder is a WordNet id, such as n01440764/n01440764_18.JPEG.
+
+    Raises:
+        RecoError: the folder is no class of ImageNet-1K.
+    """
+    wnid = Path(image).parent.name
+    if wnid not in imagenet_names():
+        raise RecoError(
+            f"{image}: {wnid!r} is no class of ImageNet-1K: sort the images into {LAYOUT}, those "
+            "of val by their labels"
+        )
+    name = imagenet_names()[wnid]
+    return () if name in label_file()["dropped"] else (name,)
+
+
+@cache
+def label_file() -> dict[str, Any]:
+    """config/labels/imagenet.yaml: which classes are `renamed`, which names are `dropped`."""
+    return read_yaml(shipped("config/labels/imagenet.yaml"))

@@ -1,0 +1,24 @@
+"""The command of bank.smk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reco.options import FILE
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.option("--features", type=FILE, required=True, help="CSV: where the features are.")
+@click.option("--whitening", type=FILE, required=True, help="File of `reco whiten`.")
+@click.option("--scales", required=True, help="Shorter sides in pixels, such as '320 448'.")
+@click.option("--size", type=click.IntRange(2), required=True, help="Archive images at most.")
+@click.option("--bank", type=FILE, required=True, help="safetensors to write.")
+def bank(features: Path, whitening: Path, scales: str, size: int, bank: Path) -> None:
+    """Find the seeds of an archive, and keep them all."""
+    from reco.workflow.bank import bank_archive
+
+    bank_archive(features, whitening, [int(scale) for scale in scales.split()], size, bank)
