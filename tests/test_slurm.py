@@ -276,7 +276,8 @@ def test_runs_on_slurm_through_preemption_and_a_cancelled_job(
         for path in sorted((local.folder / "data/tiny" / folder).rglob("*.*"))
         if path.name != ".snakemake_timestamp"
     ]
-    assert {path.suffix for path in made} == {".npy", ".sha256", ".csv", ".safetensors", ".png"}
+    kinds = {".csv", ".json", ".npy", ".png", ".safetensors", ".sha256"}
+    assert {path.suffix for path in made} == kinds
     for path in made:
         twin = project.folder / path.relative_to(local.folder)
         assert twin.read_bytes() == path.read_bytes(), path
