@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from reco.cli import commands
+from reco.data.released import convert_embeddings, convert_references
 from reco.data.tables import read_table
-from reco.data.unpickle import convert_embeddings, convert_references, read_plain
+from reco.data.unpickle import read_plain
 from reco.errors import RecoError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

@@ -1,14 +1,20 @@
 """Where networks run, and where they ran: every job says so in its log."""
 
+import os
 import platform
 import re
+import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from reco.errors import RecoError
 from reco.progress import LOG
 
 DEVICES = "auto, cpu, cuda, cuda:<number> or mps"
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA in WSL, AMD
 SAID = "networks run on %s (%s)"  # device, its name; `read_devices` looks for it
 
 
@@ -47,8 +53,27 @@ def read_devices(logs: Iterable[Path]) -> dict[str, list[str]]:
     return {device: sorted(found[device]) for device in sorted(found)}
 
 
+def cpu_threads() -> int:
+    """Threads that this job was given: OMP_NUM_THREADS, as Snakemake sets it, or every processor
+    that it may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def user_cache() -> Path:
+    """Where this user keeps what can be made again, outside any project."""
+    return user_cache_path("reco")
+
+
 def _resolve(wanted: str) -> str:
-    import torch  # here, for configs are checked without it
+    if wanted == "cpu" or (wanted == "auto" and not _may_have_accelerator()):
+        return "cpu"
+    try:
+        import torch  # here, for it takes seconds, and who has no accelerator needs none of it
+    except ImportError:
+        raise RecoError(f"device {wanted!r}: needs PyTorch: pip install 'reco[torch]'") from None
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
@@ -62,10 +87,17 @@ def _resolve(wanted: str) -> str:
     return wanted
 
 
+def _may_have_accelerator() -> bool:
+    """Whether it is worth to ask PyTorch: it is installed, and the system shows a GPU."""
+    if find_spec("torch") is None:
+        return False
+    return sys.platform == "darwin" or any(map(os.path.exists, GPU_DEVICES))
+
+
 def _name(device: str) -> str:
     """The model of a GPU, or the kind of processor."""
-    import torch
-
     if device.startswith("cuda"):
+        import torch
+
         return str(torch.cuda.get_device_name(device))
     return platform.processor() or platform.machine()

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from torch import Tensor, stack
+import numpy as np
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,16 +28,16 @@ def ahead(
 
 
 def batches(
-    loaded: Iterable[tuple[Item, Tensor]], size: int
-) -> Iterator[tuple[list[Item], Tensor]]:
-    """Group (item, (3, h, w) tensor) pairs into batches of at most `size` images of equal shape."""
+    loaded: Iterable[tuple[Item, np.ndarray]], size: int
+) -> Iterator[tuple[list[Item], np.ndarray]]:
+    """Group (item, (3, h, w) array) pairs into batches of at most `size` images of equal shape."""
     items: list[Item] = []
-    tensors: list[Tensor] = []
-    for item, tensor in loaded:
-        if tensors and (len(tensors) == size or tensor.shape != tensors[0].shape):
-            yield items, stack(tensors)
-            items, tensors = [], []
+    arrays: list[np.ndarray] = []
+    for item, array in loaded:
+        if arrays and (len(arrays) == size or array.shape != arrays[0].shape):
+            yield items, np.stack(arrays)
+            items, arrays = [], []
         items.append(item)
-        tensors.append(tensor)
-    if tensors:
-        yield items, stack(tensors)
+        arrays.append(array)
+    if arrays:
+        yield items, np.stack(arrays)

@@ -3,9 +3,12 @@
 A folder of images per class, called by its WordNet id, needs no other labels.
 """
 
+import csv
+import io
 from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reco.config import read_yaml
 from reco.errors import RecoError
@@ -14,19 +17,35 @@ from reco.files import shipped
 LAYOUT = "<split>/<WordNet id>/*.JPEG"
 
 
+class Class(NamedTuple):
+    """A class of ImageNet-1K: its WordNet id, its names there, and its definition."""
+
+    wnid: str
+    names: list[str]
+    definition: str
+
+
+@cache
+def read_classes() -> tuple[Class, ...]:
+    """The 1,000 classes in their order, from the table `imagenet.csv` beside this module."""
+    text = (resources.files("reco.data") / "imagenet.csv").read_text("utf-8")
+    rows = csv.DictReader(io.StringIO(text))
+    return tuple(Class(row["wnid"], row["names"].split(", "), row["definition"]) for row in rows)
+
+
+def vocabulary() -> list[str]:
+    """Names of common things, short and of many kinds: the first of each class."""
+    return list(dict.fromkeys(entry.names[0] for entry in read_classes()))
+
+
 @cache
 def imagenet_names() -> dict[str, str]:
     """WordNet id -> name of the 1,000 classes of ImageNet-1K, in the order of the classes.
 
     The name is the first WordNet word, but for those that config/labels/imagenet.yaml renames.
     """
-    from timm.data import ImageNetInfo  # imports torch: some seconds
-
-    info, renamed = ImageNetInfo("imagenet-1k"), label_file()["renamed"]
-    return {
-        wnid: renamed.get(wnid, info.label_name_to_description(wnid, detailed=False).split(", ")[0])
-        for wnid in info.label_names()
-    }
+    renamed = label_file()["renamed"]
+    return {entry.wnid: renamed.get(entry.wnid, entry.names[0]) for entry in read_classes()}
 
 
 def class_names(image: str) -> tuple[str, ...]:

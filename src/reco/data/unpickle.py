@@ -15,20 +15,15 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from reco.data.tables import write_table
 from reco.errors import RecoError
-from reco.files import atomic, write_array
-from reco.progress import LOG
 
 DEPTH = 8  # of containers in containers
-NORM = 0.01  # how far from 1 the length of an embedding may be without a word
 
 
 class RefusedError(Exception):
@@ -206,6 +201,9 @@ def _rebuild_tensor(
 
 
 _NDARRAY = _Global(_refuse_call)
+_FLOATS, _LONGS = _Global(_refuse_call), _Global(_refuse_call)
+NUMBERS = {_FLOATS: "<f4", _LONGS: "<i8"}  # of the storages in checkpoints of the old format
+LEGACY = [0x1950A86A20F9469CFC6C, 1001]  # what such a checkpoint begins with
 GLOBALS = {
     ("_codecs", "encode"): _Global(_encode),
     ("__builtin__", "bytes"): _Global(_empty_bytes),  # how old protocols write b""
@@ -221,13 +219,23 @@ GLOBALS = {
             ("numeric", "_frombuffer", _Global(_frombuffer)),
         )
     },
+    ("torch", "FloatStorage"): _FLOATS,
+    ("torch", "LongStorage"): _LONGS,
     ("torch._utils", "_rebuild_tensor_v2"): _Global(_rebuild_tensor),
     ("torch.storage", "_load_from_bytes"): _Global(_load_from_bytes),
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """An interpreter of pickles that knows the names in GLOBALS and no others."""
+    """An interpreter of pickles that knows the names in GLOBALS and no others.
+
+    Args:
+        storages: numbers that the pickle may refer to, by key; new ones are made as zeros.
+    """
+
+    def __init__(self, file: BinaryIO, storages: dict[str, _Storage] | None = None) -> None:
+        super().__init__(file)
+        self.storages = storages
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -236,7 +244,14 @@ class _Unpickler(pickle.Unpickler):
             raise RefusedError(f"it names {module}.{name}"[:200]) from None
 
     def persistent_load(self, pid: Any) -> Any:
-        raise RefusedError("it refers to another file")
+        if self.storages is None:
+            raise RefusedError("it refers to another file")
+        what, kind, key, _, count, view = pid
+        if what != "storage" or view is not None or type(count) is not int or count < 0:
+            raise RefusedError("it refers to something unknown")
+        if key not in self.storages:
+            self.storages[key] = _Storage(np.zeros(count, NUMBERS[kind]))
+        return self.storages[key]
 
 
 def read_plain(path: str | Path) -> Any:
@@ -248,10 +263,28 @@ def read_plain(path: str | Path) -> Any:
     Raises:
         RecoError: no such file, damaged, or with anything else in it, which is named.
     """
-    path = Path(path)
+    return _read(Path(path), lambda file: _Unpickler(file).load())
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Tensors by name of a checkpoint as PyTorch wrote them before its version 1.6.
+
+    It is five pickles (a mark, a version, the machine, the tensors, the keys of their storages) and
+    then the numbers of every storage.
+
+    Raises:
+        RecoError: see `read_plain`.
+    """
+    found = _read(Path(path), _load_legacy)
+    if not isinstance(found, dict):
+        raise RecoError(f"{path}: holds no tensors by name: another file?")
+    return found
+
+
+def _read(path: Path, load: Callable[[BinaryIO], Any]) -> Any:
     try:
         with open(path, "rb") as file:
-            return _plain(_Unpickler(file).load(), {}, 0)
+            return _plain(load(file), {}, 0)
     except FileNotFoundError:
         raise RecoError(f"{path}: no such pickle: `reco download` fetches those released") from None
     except RefusedError as error:
@@ -262,6 +295,23 @@ def read_plain(path: str | Path) -> Any:
     except Exception as error:  # a damaged pickle brings up nearly anything
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RecoError(f"{path}: not a readable pickle ({said}): fetch it again") from None
+
+
+def _load_legacy(file: BinaryIO) -> Any:
+    """The tensors of a checkpoint; they stand before their numbers, and so are read twice."""
+    if [_Unpickler(file).load(), _Unpickler(file).load()] != LEGACY:
+        raise RefusedError("it is no checkpoint of the old format")
+    _Unpickler(file).load()
+    start = file.tell()
+    storages: dict[str, _Storage] = {}
+    _Unpickler(file, storages).load()
+    for key in _Unpickler(file).load():
+        values = storages[key].values
+        if int.from_bytes(file.read(8), "little") != len(values):
+            raise RefusedError("a storage of another length than its tensors have")
+        storages[key] = _Storage(np.frombuffer(file.read(values.nbytes), values.dtype))
+    file.seek(start)
+    return _Unpickler(file, storages).load()
 
 
 def _plain(value: Any, seen: dict[int, Any], depth: int) -> Any:
@@ -289,111 +339,3 @@ def _plain(value: Any, seen: dict[int, Any], depth: int) -> Any:
                 filled: Any = value
                 filled[key] = _plain(item, seen, depth + 1)
     return seen[id(value)][0]
-
-
-# ---- what was released ------------------------------------------------------------------------
-
-
-def convert_embeddings(pickle_path: str | Path, npy_path: str | Path, list_path: str | Path) -> str:
-    """Convert embeddings of images: a row per image, in the order of the pickle.
-
-    Two forms are read: a dict of file name -> vector (what the authors' script writes), and a
-    matrix with a list of names, as the two items of a tuple, list or dict.
-
-    Args:
-        npy_path: .npy to write, (n, d); float16 where the pickle has that, else float32.
-        list_path: CSV to write (file), the name of the file of every row.
-
-    Returns:
-        which form it was, in words.
-
-    Raises:
-        RecoError: not such a pickle, refused, or the embeddings do not belong together.
-    """
-    path = Path(pickle_path)
-    LOG.info("read %s (some minutes for a million images)", path)
-    names, rows, form = _split(path, read_plain(path))
-    if not names or len(names) != len(rows):
-        raise RecoError(f"{path}: {len(names)} names for {len(rows)} embeddings: another file?")
-    _check_names(path, names)
-    if len(set(names)) < len(names):
-        raise RecoError(f"{path}: a name is there twice: another file?")
-    first = _vector(path, names[0], rows[0], None)
-    dtype = np.float16 if first.dtype == np.float16 else np.float32
-    lengths = np.empty(len(rows), np.float32)
-
-    def vectors() -> Iterator[np.ndarray]:
-        for i, name in enumerate(names):
-            vector = _vector(path, name, rows[i], len(first))
-            lengths[i] = np.linalg.norm(vector.astype(np.float64))
-            yield vector
-
-    write_array(npy_path, (len(rows), len(first)), np.dtype(dtype), vectors())
-    odd = int((np.abs(lengths - 1) > NORM).sum())
-    if odd:
-        LOG.warning("%s: %d of %d embeddings are not of length 1", path, odd, len(rows))
-    write_table(list_path, ["file"], ([name] for name in names))
-    LOG.info("%s: %s: %d x %d to %s and %s", path, form, len(rows), len(first), npy_path, list_path)
-    return form
-
-
-def convert_references(pickle_path: str | Path, safetensors_path: str | Path) -> list[str]:
-    """Convert reference embeddings: a dict of concept -> vector.
-
-    Args:
-        safetensors_path: to write: a (d,) float32 tensor per concept; their order, which
-            safetensors does not keep, as `concepts` in the metadata, a name a line.
-
-    Returns:
-        the concepts in the order of the pickle.
-
-    Raises:
-        RecoError: not such a pickle, or refused.
-    """
-    path = Path(pickle_path)
-    loaded = read_plain(path)
-    if not isinstance(loaded, dict) or not loaded:
-        raise RecoError(f"{path}: holds no dict of concepts: another file?")
-    _check_names(path, loaded)
-    length = None
-    tensors = {}
-    for name, value in loaded.items():
-        vector = _vector(path, name, value, length)
-        length = len(vector)
-        tensors[name] = np.ascontiguousarray(vector, dtype=np.float32)
-    with atomic(safetensors_path) as temporary:
-        save_file(tensors, temporary, metadata={"concepts": "\n".join(tensors)})
-    LOG.info("%s: %d concepts to %s", path, len(tensors), safetensors_path)
-    return list(tensors)
-
-
-def _split(path: Path, loaded: Any) -> tuple[list[Any], Any, str]:
-    """Names, embeddings, and the form they were in."""
-    items = list(loaded.values()) if isinstance(loaded, dict) else loaded
-    if isinstance(items, list | tuple) and len(items) == 2:
-        for names, matrix in (items, items[::-1]):
-            if isinstance(matrix, np.ndarray) and matrix.ndim == 2:
-                if isinstance(names, list | tuple):
-                    return list(names), matrix, "a matrix with a list of names"
-    if isinstance(loaded, Mapping):
-        return list(loaded), items, "a dict of file name to vector"
-    raise RecoError(
-        f"{path}: neither a dict of file name to vector nor a matrix with a list of names"
-    )
-
-
-def _check_names(path: Path, names: Any) -> None:
-    for name in names:
-        if not isinstance(name, str) or not name or not name.isprintable() or name[:2] == "__":
-            raise RecoError(f"{path}: {str(name)[:60]!r} is no name: another file?")
-
-
-def _vector(path: Path, name: str, value: Any, length: int | None) -> np.ndarray:
-    """`value` if it is a vector of finite floats, of this length if one is given."""
-    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind != "f":
-        raise RecoError(f"{path}: {name}: not a vector of floats: another file?")
-    if len(value) != (len(value) if length is None else length) or not len(value):
-        raise RecoError(f"{path}: {name}: {len(value)} numbers, the others have {length}")
-    if not np.isfinite(value).all():
-        raise RecoError(f"{path}: {name}: holds a number that is not finite: fetch it again")
-    return value

@@ -12,7 +12,8 @@ import numpy as np
 
 from reco.errors import RecoError
 from reco.files import MAKE_AGAIN
-from reco.method.cosegment import exact_support, normalise
+from reco.method.cosegment import exact_support
+from reco.method.maps import area_means, normalise
 
 SHRINK = 0.2  # share of the covariance that is put in its place as a multiple of the identity
 SHARE = 0.06  # share of an image's positions, the most supported ones, that are its seeds
@@ -85,17 +86,7 @@ def _positions(features: np.ndarray, space: Space) -> np.ndarray:
 
 def pool(maps: np.ndarray, most: int = GRID) -> np.ndarray:
     """Means of (n, c, h, w) over a grid of at most `most` rows and columns, as adaptive pooling."""
-    rows, columns = (_bins(length, min(length, most)) for length in maps.shape[2:])
-    return rows @ maps @ columns.T
-
-
-def _bins(length: int, wanted: int) -> np.ndarray:
-    """(wanted, length) float32: bin i is the mean of floor(i n / m) up to ceil((i + 1) n / m)."""
-    matrix = np.zeros((wanted, length), np.float32)
-    for i in range(wanted):
-        start, end = i * length // wanted, -(-(i + 1) * length // wanted)
-        matrix[i, start:end] = 1 / (end - start)
-    return matrix
+    return area_means(maps, [min(length, most) for length in maps.shape[2:]])
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,22 @@ precision is given on an accelerator is the large product taken in float16; what
 it is then decided in float32.
 """
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
+
+from reco.method.maps import (
+    as_float32,
+    beside,
+    is_tensor,
+    length,
+    like,
+    namespace,
+    normalise,
+    resize,
+    sigmoid,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +34,6 @@ Merge = Literal["mean", "weighted", "winner"]
 Variant = Literal["paper", "released"]
 Array = TypeVar("Array", np.ndarray, "Tensor")
 
-MAIN_MEMORY = ("cpu",)  # tensors of these devices go to NumPy
 BLOCK = 1024  # pixels on a side of a block of the adjacency matrix: 4 MiB, which a cache can hold
 FAINT = 1e-12  # a smaller weight is not divided by
 HALF_ERROR = 4e-3  # more than float16 can be off in a product of two unit vectors
@@ -69,10 +79,10 @@ def cosegment(
         ValueError: shapes that do not fit, an empty archive, features that are not finite, weights
             outside [0, 1] or nan, an unknown merge or variant.
     """
-    values = _float32(features)
+    values = as_float32(features)
     if values.ndim != 4 or 0 in values.shape:
         raise ValueError(f"features must be (n, c, h, w) and not empty, not {tuple(values.shape)}")
-    xp = _namespace(values)
+    xp = namespace(values)
     if not xp.isfinite(values).all():
         raise ValueError("features hold nan or infinity")
     if variant not in ("paper", "released"):
@@ -80,14 +90,14 @@ def cosegment(
     n, c, h, w = values.shape
     pixels = values.reshape(n, c, h * w).swapaxes(1, 2)  # (n, hw, c)
     columns = _column_weights(weights, values)
-    screen = _is_tensor(values) and features.dtype.itemsize == 2
+    screen = is_tensor(values) and features.dtype.itemsize == 2
     find = screened_support if screen else exact_support
     support = find(pixels, columns, variant).reshape(n, h * w)
     seeds = support.argmax(1)
-    reference = merge_seeds(pixels[_beside(np.arange(n), seeds), seeds], merge)
+    reference = merge_seeds(pixels[beside(np.arange(n), seeds), seeds], merge)
     places = xp.stack([seeds // w, seeds % w], 1)
     support = support.reshape(n, h, w)
-    return Cosegmentation(*(_like(result, features) for result in (reference, places, support)))
+    return Cosegmentation(*(like(result, features) for result in (reference, places, support)))
 
 
 def exact_support(pixels: Any, weights: Any, variant: Variant) -> Any:
@@ -110,10 +120,10 @@ def best_matches(pixels: Any, weights: Any) -> Any:
         (n, n * p) float32: the image that is matched to, the pixel.
     """
     n, p, c = pixels.shape
-    xp = _namespace(pixels)
-    length = _length(pixels)
-    scaled = (pixels * (weights[..., None] / length)).reshape(n * p, c)
-    best = _beside(np.empty((n, n * p), np.float32), pixels)
+    xp = namespace(pixels)
+    lengths = length(pixels)
+    scaled = (pixels * (weights[..., None] / lengths)).reshape(n * p, c)
+    best = beside(np.empty((n, n * p), np.float32), pixels)
     step = max(1, BLOCK // p)
     groups = [(i, min(i + step, n)) for i in range(0, n, step)]
     for place, (i, i_end) in enumerate(groups):
@@ -127,7 +137,7 @@ def best_matches(pixels: Any, weights: Any) -> Any:
     faint = weights < FAINT
     best /= xp.where(faint, 1, weights).reshape(-1)
     if faint.any():  # these the obvious way
-        alone = pixels[faint] / length[faint]
+        alone = pixels[faint] / lengths[faint]
         for j in range(n):
             best[j, faint.reshape(-1)] = xp.amax(alone @ scaled[j * p : (j + 1) * p].T, 1)
     return best
@@ -146,7 +156,7 @@ def screened_support(pixels: Any, weights: Any, variant: Variant) -> Any:
         (n * p,) float32.
     """
     n, p, c = pixels.shape
-    xp = _namespace(pixels)
+    xp = namespace(pixels)
     unit = normalise(pixels)
     half = unit.half()
     rows = half.reshape(n * p, c)
@@ -163,7 +173,7 @@ def screened_support(pixels: Any, weights: Any, variant: Variant) -> Any:
 def _mean_over_images(best: Any, variant: Variant) -> Any:
     """(pixels,) support from the best matches (n, pixels) in each image."""
     if variant == "released":
-        xp, n = _namespace(best), len(best)
+        xp, n = namespace(best), len(best)
         best = xp.stack([xp.amax(best[j : 2 * j + 1], 0) for j in range(n)])
     return best.mean(0)
 
@@ -174,7 +184,7 @@ def merge_seeds(seeds: Any, merge: Merge = "mean") -> Any:
     if merge == "mean":
         merged = seeds.mean(0)
     elif merge == "weighted":
-        falling = _beside(1 - np.arange(n, dtype=np.float32) / n, seeds)
+        falling = beside(1 - np.arange(n, dtype=np.float32) / n, seeds)
         merged = (falling[:, None] * seeds).sum(0)
     elif merge == "winner":
         unit = normalise(seeds)
@@ -200,13 +210,13 @@ def guidance(
     Returns:
         (n, *size) float32, or (n, m, *size) for several concepts, of the features' kind.
     """
-    unit = normalise(_float32(dense_features), axis=1)
-    vectors = _beside(_float32(text), unit)
+    unit = normalise(as_float32(dense_features), axis=1)
+    vectors = beside(as_float32(text), unit)
     several = vectors.ndim == 2
-    xp = _namespace(unit)
+    xp = namespace(unit)
     cosine = xp.einsum("ndhw,md->nmhw", unit, vectors if several else vectors[None])
     maps = resize(sigmoid(float(temperature) * cosine), size)
-    return _like(maps if several else maps[:, 0], dense_features)
+    return like(maps if several else maps[:, 0], dense_features)
 
 
 def context_weights(features: Array, context_references: Array) -> Array:
@@ -219,96 +229,20 @@ def context_weights(features: Array, context_references: Array) -> Array:
     Returns:
         (n, h, w) float32 in (0, 1), of the features' kind.
     """
-    unit = normalise(_float32(features), axis=1)
-    references = normalise(_beside(_float32(context_references), unit))
-    cosine = _namespace(unit).einsum("nchw,bc->nbhw", unit, references)
-    return _like((1 - sigmoid(cosine)).prod(1), features)
-
-
-def normalise(values: Any, axis: int = -1) -> Any:
-    """Divide by the L2 norm along `axis`; a zero vector stays zero."""
-    return values / _length(values, axis)
-
-
-def _length(values: Any, axis: int = -1) -> Any:
-    """L2 norm along `axis`, which is kept with size 1; of a zero vector a tiny number."""
-    xp = _namespace(values)
-    norm = xp.sqrt((values * values).sum(axis, keepdims=True))
-    return norm.clip(min=float(xp.finfo(values.dtype).tiny))
-
-
-def sigmoid(values: Any) -> Any:
-    """The logistic function, without overflow."""
-    return 0.5 * (1 + _namespace(values).tanh(0.5 * values))
-
-
-def resize(maps: Any, size: tuple[int, int]) -> Any:
-    """Bilinear resize of the last two axes, `align_corners=False`, no antialias (as PyTorch)."""
-    rows, columns = (
-        _beside(_interpolation(n, m), maps) for n, m in zip(maps.shape[-2:], size, strict=True)
-    )
-    return _float32(rows @ maps @ columns.T)
-
-
-def _interpolation(length: int, wanted: int) -> np.ndarray:
-    """(wanted, length) matrix of bilinear weights."""
-    if length == wanted:
-        return np.eye(length, dtype=np.float32)
-    position = np.maximum((np.arange(wanted) + 0.5) * (length / wanted) - 0.5, 0)
-    low = np.minimum(position.astype(int), length - 1)
-    high = np.minimum(low + 1, length - 1)
-    share = (position - low).astype(np.float32)
-    matrix = np.zeros((wanted, length), dtype=np.float32)
-    np.add.at(matrix, (np.arange(wanted), low), 1 - share)
-    np.add.at(matrix, (np.arange(wanted), high), share)
-    return matrix
+    unit = normalise(as_float32(features), axis=1)
+    references = normalise(beside(as_float32(context_references), unit))
+    cosine = namespace(unit).einsum("nchw,bc->nbhw", unit, references)
+    return like((1 - sigmoid(cosine)).prod(1), features)
 
 
 def _column_weights(weights: Any, features: Any) -> Any:
     """(n, h * w) float32 weights beside the features, from (n, h, w) or None for ones."""
     n, _, h, w = features.shape
     if weights is None:
-        return _beside(np.ones((n, h * w), dtype=np.float32), features)
-    values = _float32(weights)
+        return beside(np.ones((n, h * w), dtype=np.float32), features)
+    values = as_float32(weights)
     if values.shape != (n, h, w):
         raise ValueError(f"weights must be {(n, h, w)}, not {tuple(values.shape)}")
     if not (values.min() >= 0 and values.max() <= 1):  # written so that nan fails
         raise ValueError("weights must be in [0, 1]")
-    return _beside(values.reshape(n, h * w), features)
-
-
-# ---- kinds of arrays ---------------------------------------------------------------------------
-
-
-def _is_tensor(values: Any) -> bool:
-    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
-    return torch is not None and isinstance(values, torch.Tensor)
-
-
-def _namespace(values: Any) -> Any:
-    """The library that computes on `values`: torch or NumPy, by their common function names."""
-    return sys.modules["torch"] if _is_tensor(values) else np
-
-
-def _float32(values: Any) -> Any:
-    """What is computed on: a float32 tensor if `values` is one on an accelerator, else NumPy.
-
-    Arrays are put into C order, for sums in another order differ in the last bit.
-    """
-    if _is_tensor(values):
-        values = values.detach().float()
-        if values.device.type not in MAIN_MEMORY:
-            return values
-    return np.ascontiguousarray(values, dtype=np.float32)
-
-
-def _beside(values: Any, other: Any) -> Any:
-    """`values` as an array of the library, and on the device, that holds `other`."""
-    if _is_tensor(other):
-        return sys.modules["torch"].as_tensor(values, device=other.device)
-    return values.cpu().numpy() if _is_tensor(values) else values
-
-
-def _like(result: Any, given: Any) -> Any:
-    """A result in the kind of array, and on the device, that the caller gave."""
-    return _beside(result, given) if _is_tensor(given) else result
+    return beside(values.reshape(n, h * w), features)

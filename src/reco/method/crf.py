@@ -11,25 +11,20 @@ A filter is a chain of sparse matrices: splat (pixels to lattice vertices), blur
 the lattice, slice (vertices to pixels). The chain is built once per image. It multiplies the values
 of many classes at once, which lie side by side, so that each non-zero moves one run of memory.
 
-With a tolerance, products are taken in half precision, and those of a class only once its
-probabilities have moved. Where many classes are about as likely, as in ReCo, messages are small,
-and two or three updates leave nothing to do.
+With a tolerance, products of a class are taken only once its probabilities have moved. Where many
+classes are about as likely, as in ReCo, messages are small, and two or three updates leave nothing
+to do.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
-import torch
 from scipy import sparse
-from torch.nn.functional import embedding_bag
 
 Array = np.ndarray
 Kernel = list[sparse.csr_matrix]  # matrices to be applied in turn
-Blocks = list[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]
 
 SMALLEST = 1e-5  # probabilities are clipped here, as `pydensecrf.utils.unary_from_softmax` does
-TABLE_BYTES = 96 << 20  # values on the lattice held at once; more classes go in several parts
-BLOCK_BYTES = 2 << 20  # rows multiplied at once; the allocator reuses memory of this size
+TABLE_BYTES = 16 << 20  # values on the lattice held at once; more classes go in several parts
+BLOCK_BYTES = 2 << 20  # of rows that are normalised at once; the cache holds them
 
 
 def dense_crf(
@@ -71,15 +66,14 @@ def dense_crf(
         ValueError: an argument has the wrong shape, type or range, or a standard deviation is so
             small that the lattice cannot be indexed; the message names it.
 
-    The defaults are ReCo's. Works with torch's current number of threads and starts none of its
-    own: for many images, one torch thread and several processes give the most.
+    The defaults are ReCo's. It uses one thread: many images go through several processes.
     """
     _check(image, probabilities, iterations, tolerance)
     kernels = make_kernels(
         image, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat
     )
     posteriors = _mean_field(_log_rows(probabilities), kernels, iterations, tolerance)
-    return np.ascontiguousarray(posteriors.numpy().T).reshape(probabilities.shape)
+    return np.ascontiguousarray(posteriors.T).reshape(probabilities.shape)
 
 
 def _check(image: Array, probabilities: Array, iterations: int, tolerance: float) -> None:
@@ -113,12 +107,10 @@ def _scaled(name: str, deviation: float, *values: Array) -> Array:
     return np.stack(values) / np.float32(deviation)
 
 
-def _log_rows(probabilities: Array) -> torch.Tensor:
+def _log_rows(probabilities: Array) -> Array:
     """(C, H, W) to contiguous (N, C) float32 logarithms: a pixel's classes lie side by side."""
-    values = torch.from_numpy(np.require(probabilities, np.float32, ["C", "W"]))
-    rows = _buffer(probabilities.size).view(-1, len(probabilities))
-    rows.copy_(values.flatten(1).T)
-    return rows.clamp_(SMALLEST, 1).log_()
+    rows = np.array(probabilities.reshape(len(probabilities), -1).T, np.float32, order="C")
+    return np.log(np.clip(rows, SMALLEST, 1, out=rows), out=rows)
 
 
 # --- the lattice ------------------------------------------------------------------------------
@@ -225,8 +217,7 @@ def _index(vertices: Array) -> tuple[Array, Array]:
     code = np.zeros(vertices[:, 0].shape, np.int64)
     for axis, step in enumerate(reversed(place)):
         code += (vertices[:, axis] - low[axis]).astype(np.int64) * step
-    # torch's takes half as long as NumPy's; both sort.
-    codes, numbers = (v.numpy() for v in torch.unique(torch.from_numpy(code), return_inverse=True))
+    codes, numbers = np.unique(code, return_inverse=True)
 
     following = np.empty((side, len(codes)), np.int32)
     back = sum(place)
@@ -299,14 +290,12 @@ def _kernel(features: Array, compat: float) -> Kernel:
 # --- inference --------------------------------------------------------------------------------
 
 
-def _mean_field(
-    log_p: torch.Tensor, kernels: list[Kernel], iterations: int, tolerance: float
-) -> torch.Tensor:
+def _mean_field(log_p: Array, kernels: list[Kernel], iterations: int, tolerance: float) -> Array:
     """Run mean-field updates: Q = softmax(log P + sum over kernels of K Q).
 
     The messages K Q of a class depend on its own Q alone, so while that has hardly moved they are
-    still right. A constant taken from the Q of all classes alike leaves the softmax as it is: in
-    half precision that of an even distribution is, since what is left keeps more digits.
+    still right. A constant taken from the Q of all classes alike leaves the softmax as it is: with
+    a tolerance that of an even distribution is, from which few classes move.
 
     Args:
         log_p: (N, C) float32, negative unary energies.
@@ -317,97 +306,52 @@ def _mean_field(
     Returns:
         (N, C) float32, rows sum to 1.
     """
-    n, classes = log_p.shape
-    dtype, even = (np.float16, 1 / classes) if tolerance else (np.float32, 0.0)
+    classes = log_p.shape[1]
+    even = np.float32(1 / classes if tolerance else 0)
     vertices = max(chain[0].shape[0] for chain in kernels)
-    width = max(16, TABLE_BYTES // (np.dtype(dtype).itemsize * vertices))
+    width = max(16, TABLE_BYTES // (4 * vertices))
     width = -(-classes // -(-classes // width))  # parts of equal width
-    chains = [[cut_blocks(matrix, width, dtype) for matrix in chain] for chain in kernels]
-    spare = [_buffer(vertices * width, dtype) for _ in range(2)]
-    logits, posteriors = _buffer(n * classes).view(n, -1), _buffer(n * classes).view(n, -1)
-
-    def send(q: torch.Tensor, logits: torch.Tensor) -> None:
-        """Add the messages of some classes, (N, c) `q`, to their `logits`."""
-        first = (q - even).to(torch.float16) if tolerance else q.contiguous()
-        for chain in chains:
-            values = first
-            for turn, blocks in enumerate(chain[:-1]):
-                size = blocks[-1][0].stop * q.shape[1]
-                table = spare[turn % 2][:size].view(-1, q.shape[1])
-                for rows, product in products(blocks, values):
-                    table[rows] = product
-                values = table
-            for rows, product in products(chain[-1], values):
-                logits[rows] += product
-
-    logits.copy_(log_p)
-    moved = _update(posteriors.fill_(even), logits)
+    logits, posteriors = log_p.copy(), np.full_like(log_p, even)
+    moved = _update(posteriors, logits)
     for _ in range(iterations):
-        stale = (moved > tolerance * posteriors.max()).nonzero()[:, 0]
+        stale = np.flatnonzero(moved > tolerance * posteriors.max())
         if not len(stale):
             break
         if 2 * len(stale) > classes:  # to pick most of them takes longer than to take all
-            stale = torch.arange(classes)
-            for start in range(0, classes, width):
-                part = slice(start, start + width)
-                logits[:, part] = log_p[:, part]
-                send(posteriors[:, part], logits[:, part])
-        else:
-            for some in stale.split(width):
-                renewed = log_p.index_select(1, some)
-                send(posteriors.index_select(1, some), renewed)
-                logits.scatter_(1, some.expand(n, -1), renewed)
+            stale = np.arange(classes)
+        for start in range(0, len(stale), width):
+            some = stale[start : start + width]
+            part = slice(some[0], some[-1] + 1) if len(stale) == classes else some
+            logits[:, part] = log_p[:, part] + _messages(posteriors[:, part] - even, kernels)
         moved[stale] = 0
         moved += _update(posteriors, logits)
     return posteriors
 
 
-def _update(posteriors: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def _messages(q: Array, kernels: list[Kernel]) -> Array:
+    """(N, c) what all pixels tell each of the classes of (N, c) `q`."""
+    total = np.zeros_like(q)
+    for chain in kernels:
+        values = q
+        for matrix in chain:
+            values = matrix @ values
+        total += values
+    return total
+
+
+def _update(posteriors: Array, logits: Array) -> Array:
     """Set (N, C) `posteriors` to the softmax of `logits`.
 
     Returns:
         (C,) how far each class moved at most.
     """
-    moved = torch.zeros(logits.shape[1])
+    moved = np.zeros(logits.shape[1], np.float32)
     step = max(1, BLOCK_BYTES // (4 * logits.shape[1]))
-    for before, energies in zip(posteriors.split(step), logits.split(step), strict=True):
-        after = torch.softmax(energies, 1)
-        torch.maximum(moved, before.sub_(after).abs_().amax(0), out=moved)
-        before.copy_(after)
+    for start in range(0, len(logits), step):
+        before, energies = posteriors[start : start + step], logits[start : start + step]
+        after = np.exp(energies - energies.max(axis=1, keepdims=True))
+        after /= after.sum(axis=1, keepdims=True)
+        before -= after
+        np.maximum(moved, np.abs(before, out=before).max(axis=0), out=moved)
+        before[:] = after
     return moved
-
-
-def _buffer(size: int, dtype: type = np.float32) -> torch.Tensor:
-    """Uninitialised memory. NumPy's, since it asks Linux for huge pages: 15 % faster."""
-    return torch.from_numpy(np.empty(size, dtype))
-
-
-def cut_blocks(matrix: sparse.csr_matrix, width: int, dtype: type) -> Blocks:
-    """Cut a matrix into blocks of rows whose product with `width` columns is `BLOCK_BYTES` long.
-
-    Without blocks, half of the time would go into mapping fresh memory for every product.
-    """
-    step = max(1, BLOCK_BYTES // (4 * width))
-    columns = torch.from_numpy(matrix.indices)
-    values = torch.from_numpy(matrix.data.astype(dtype, copy=False))
-    blocks = []
-    for start in range(0, matrix.shape[0], step):
-        bounds = matrix.indptr[start : start + step + 1]
-        inside = slice(int(bounds[0]), int(bounds[-1]))
-        offsets = torch.from_numpy(bounds[:-1] - bounds[0])
-        rows = slice(start, start + len(offsets))
-        blocks.append((rows, columns[inside], offsets, values[inside]))
-    return blocks
-
-
-def products(blocks: Blocks, values: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the row blocks of a sparse matrix times `values`.
-
-    A weighted sum of table rows is torch's `embedding_bag`, which is several times as fast as the
-    sparse products of SciPy and torch themselves.
-    """
-    for rows, columns, offsets, weights in blocks:
-        yield (
-            rows,
-            embedding_bag(columns, values, offsets, mode="sum", per_sample_weights=weights),
-        )

@@ -12,18 +12,10 @@ like any other. Two things give it away (docs/concepts.md has the measurements):
 from collections.abc import Sequence
 
 import numpy as np
-from timm.data import ImageNetInfo
 
 BEST = 5  # images that are looked at
 BETTER = 4  # names that may fit them better, in the median: for other words of the same thing
 CONTRAST = 0.25  # share of its best similarity that a word must lose on the 10th percentile
-
-
-def vocabulary() -> list[str]:
-    """The names that compete: the first of each ImageNet class, short and of many kinds."""
-    info = ImageNetInfo("imagenet-1k")
-    names = (info.index_to_description(i).split(", ")[0] for i in range(info.num_classes()))
-    return list(dict.fromkeys(names))
 
 
 def doubt(

@@ -8,11 +8,14 @@ so it can learn from the index as well, whose masks cost nothing. docs/recipe.md
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, dropout, interpolate
+from torch.nn.functional import cross_entropy, dropout
 
-from reco.method.segment import Knowledge, Scale, Views, bank_scores, enlarge
+from reco.method.bank import Space
+from reco.method.maps import resize, softmax
+from reco.method.segment import Knowledge, Views, bank_scores, project
 
 ALIKE, AGREEMENT, SOFTNESS, PASSES = 0.1, 10.0, 0.2, 5  # see `agree`
 ROUNDS = 2  # in the second it learns what it said itself
@@ -21,7 +24,7 @@ DROPOUT = 0.75
 SHARPNESS = 10.0  # length of a feature before the map
 
 
-def agree(scores: Tensor, features: Tensor) -> Tensor:
+def agree(scores: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Mean field over the positions of one image, in which alike positions agree.
 
     u = scores / SOFTNESS, q = softmax(u); PASSES times q = softmax(u + AGREEMENT A q), where row p
@@ -34,23 +37,26 @@ def agree(scores: Tensor, features: Tensor) -> Tensor:
     Returns:
         (n, h, w) u + AGREEMENT A q.
     """
-    z, u = features.flatten(1).T, scores.flatten(1).T / SOFTNESS
-    alike = (z @ z.T / ALIKE).softmax(1)
+    z = features.reshape(len(features), -1)
+    u = scores.reshape(len(scores), -1) / np.float32(SOFTNESS)
+    alike = softmax(z.T @ z / np.float32(ALIKE), axis=1)
     agreed = u
     for _ in range(PASSES + 1):
-        agreed = u + AGREEMENT * (alike @ agreed.softmax(1))
-    return agreed.T.reshape(scores.shape)
+        agreed = u + np.float32(AGREEMENT) * (softmax(agreed) @ alike.T)
+    return agreed.reshape(scores.shape)
 
 
-def surest(scores: Tensor, share: float) -> Tensor:
+def surest(scores: np.ndarray, share: float) -> np.ndarray:
     """(h, w) int64: the best of (n, h, w) scores where it is among the `share` highest, else -1."""
-    best, labels = scores.max(0)
-    count = max(1, round(share * best.numel()))
-    least = best.flatten().topk(count).values[-1]
-    return torch.where(best >= least, labels, -1)
+    best = scores.max(0)
+    count = max(1, round(share * best.size))
+    least = np.partition(best, best.size - count, axis=None)[best.size - count]
+    return np.where(best >= least, scores.argmax(0), -1)
 
 
-def pseudo_labels(views: Views, knowledge: Knowledge, share: float) -> tuple[Tensor, Tensor]:
+def pseudo_labels(
+    views: Views, knowledge: Knowledge, share: float
+) -> tuple[np.ndarray, np.ndarray]:
     """What one image teaches: features of positions at all scales, and their concepts.
 
     Labels are found on the finest map, from the scores of `seedbank` after `agree`; coarser maps
@@ -63,20 +69,26 @@ def pseudo_labels(views: Views, knowledge: Knowledge, share: float) -> tuple[Ten
     Returns:
         (k, c) float16 whitened unit vectors and (k,) int64.
     """
-    whitened = {side: scale.whiten(views[side][0])[0] for side, scale in knowledge.scales.items()}
-    finest = max(whitened.values(), key=lambda features: features[0].numel())
+    whitened = {
+        side: scale.space.whiten(views[side][0])[0] for side, scale in knowledge.scales.items()
+    }
+    finest = max(whitened.values(), key=lambda features: features[0].size)
     scores = [
-        enlarge(bank_scores(*views[side], scale, knowledge.texts), finest.shape[1:])[0]
+        resize(bank_scores(*views[side], scale, knowledge.texts), finest.shape[1:])[0]
         for side, scale in knowledge.scales.items()
     ]
-    labels = surest(agree(torch.stack(scores).mean(0), finest), share)
+    labels = surest(agree(np.mean(scores, axis=0), finest), share)
     features, concepts = [], []
     for own in whitened.values():
-        near = interpolate(labels[None, None].float(), size=own.shape[1:], mode="nearest-exact")
-        at = near[0, 0] >= 0
-        features.append(own[:, at].T.half())
-        concepts.append(near[0, 0][at].long())
-    return torch.cat(features), torch.cat(concepts)
+        near = labels[np.ix_(*map(_nearest, labels.shape, own.shape[1:]))]
+        features.append(own[:, near >= 0].T.astype(np.float16))
+        concepts.append(near[near >= 0])
+    return np.concatenate(features), np.concatenate(concepts)
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """(new,) of `old` positions in a row, the one nearest to each of `new`."""
+    return ((np.arange(new) + 0.5) * old / new).astype(int)
 
 
 @dataclass(frozen=True)
@@ -84,21 +96,21 @@ class Probe:
     """A trained probe.
 
     Attributes:
-        scales: the whitened space of every scale, by the shorter side in pixels.
+        spaces: the whitened space of every scale, by the shorter side in pixels.
         weight, bias: (labels, c) and (labels,) of whitened unit vectors.
     """
 
-    scales: dict[int, Scale]
-    weight: Tensor
-    bias: Tensor
+    spaces: dict[int, Space]
+    weight: np.ndarray
+    bias: np.ndarray
 
-    def predict(self, views: Mapping[int, Tensor], size: tuple[int, int]) -> Tensor:
-        """Log-probabilities (labels, *size) of a picture's encoder features (1, c, h, w)."""
+    def predict(self, views: Mapping[int, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """Probabilities (labels, *size) of a picture's encoder features (1, c, h, w)."""
         total = self.bias[:, None, None]
-        for side, scale in self.scales.items():
-            maps = torch.einsum("bchw,nc->bnhw", scale.whiten(views[side]), self.weight)
-            total = total + enlarge(maps, size)[0] / len(self.scales)
-        return total.log_softmax(0)
+        for side, space in self.spaces.items():
+            maps = project(space.whiten(views[side]), self.weight)
+            total = total + resize(maps, size)[0] / len(self.spaces)
+        return softmax(total)
 
 
 def fit(

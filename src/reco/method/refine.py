@@ -10,23 +10,18 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from reco.config import CRF
 from reco.method.crf import dense_crf
+from reco.method.maps import area_means, resize
 
 BAND = 1 << 20  # pixels that are looked at together
 
 
-def use_one_thread() -> None:
-    """Set up a process that refines: the processes share the cores, not the threads of each.
-
-    It ends with the process that started it, which, killed, would leave it waiting for ever.
-    """
-    torch.set_num_threads(1)
+def end_with_parent() -> None:
+    """Set up a process that refines: it ends with the process that started it, which, killed, would
+    leave it waiting for ever."""
     if parent := parent_process():
         Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -36,7 +31,7 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def shrink(probabilities: Tensor, longest: int | None) -> Tensor:
+def shrink(probabilities: np.ndarray, longest: int | None) -> np.ndarray:
     """Scale (C, H, W) probabilities down to `longest` pixels on the longer side, by area means.
 
     None, or an image that is smaller already, leaves them as they are.
@@ -45,8 +40,7 @@ def shrink(probabilities: Tensor, longest: int | None) -> Tensor:
     scale = (longest or max(height, width)) / max(height, width)
     if scale >= 1:
         return probabilities
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return interpolate(probabilities[None], size, mode="area")[0]
+    return area_means(probabilities, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.ndarray:
@@ -59,12 +53,9 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.nd
     Returns:
         (H, W) int64, index of the most probable class.
     """
-    height, width = image.shape[:2]
-    posteriors = mean_field(image, probabilities, settings)
-    maps = torch.from_numpy(posteriors)[None].contiguous(memory_format=torch.channels_last)
-    if maps.shape[2:] != (height, width):
-        maps = interpolate(maps, (height, width), mode="bilinear", align_corners=False)
-    return maps[0].argmax(0).numpy()
+    posteriors, size = mean_field(image, probabilities, settings), image.shape[:2]
+    maps = posteriors if posteriors.shape[1:] == size else resize(posteriors, size)
+    return maps.argmax(0)
 
 
 def mean_field(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> np.ndarray:
@@ -88,7 +79,7 @@ def mean_field(image: np.ndarray, probabilities: np.ndarray, settings: CRF) -> n
     )
 
 
-def largest(maps: Tensor, size: tuple[int, int], labels: Sequence[int]) -> np.ndarray:
+def largest(maps: np.ndarray, size: tuple[int, int], labels: Sequence[int]) -> np.ndarray:
     """(H, W) int32: at every pixel the label of the largest map; of equal ones the first.
 
     They are resized (bilinear) one at a time and some rows at a time, so that a large photograph
@@ -102,15 +93,15 @@ def largest(maps: Tensor, size: tuple[int, int], labels: Sequence[int]) -> np.nd
     height, width = size
     known = np.array(labels, np.int32)
     found = np.empty(size, np.int32)
-    tall = interpolate(maps[None], (height, maps.shape[2]), mode="bilinear", align_corners=False)[0]
+    tall = resize(maps, (height, maps.shape[2]))
     rows = max(1, BAND // width)
     for top in range(0, height, rows):
         band = tall[:, top : top + rows]
-        best = torch.full((band.shape[1], width), -torch.inf)
-        place = torch.zeros(best.shape, dtype=torch.int32)
-        for i, map_ in enumerate(band.split(1)):
-            wide = interpolate(map_[None], best.shape, mode="bilinear", align_corners=False)[0, 0]
-            place[wide > best] = i
-            torch.maximum(best, wide, out=best)
-        found[top : top + rows] = known[place.numpy()]
+        best = np.full((band.shape[1], width), -np.inf, np.float32)
+        which = np.zeros(best.shape, np.int32)
+        for i, map_ in enumerate(band):
+            wide = resize(map_, best.shape)
+            which[wide > best] = i
+            np.maximum(best, wide, out=best)
+        found[top : top + rows] = known[which]
     return found

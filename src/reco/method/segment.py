@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
-from torch.nn.functional import normalize as unit
 
+from reco.method.bank import Space
+from reco.method.maps import normalise, resize, sigmoid
 from reco.method.variants import Method
 
 NEAREST = 3  # prototypes that a position is compared with
@@ -18,17 +16,17 @@ COSINES = 1 << 24  # that are held at a time: 64 MiB
 
 
 def saliency(
-    encoder_features: Tensor,
-    references: Tensor,
-    dense_features: Tensor | None,
-    texts: Tensor | None,
+    encoder_features: np.ndarray,
+    references: np.ndarray,
+    dense_features: np.ndarray | None,
+    texts: np.ndarray | None,
     size: tuple[int, int],
     *,
     temperature: float = 10.0,
-) -> Tensor:
+) -> np.ndarray:
     """Saliency of every concept: sigmoid(cos(F, r)) times sigmoid(temperature cos(G, t)).
 
-    Each factor is squashed first and resized after (bilinear, `align_corners=False`), as in the
+    Each factor is squashed first and resized after (bilinear, corners not aligned), as in the
     released code. The second factor alone, which is DenseCLIP, is `similarity` of it.
 
     Args:
@@ -39,30 +37,33 @@ def saliency(
         size: (height, width) of the result.
 
     Returns:
-        (b, concepts, height, width), on the device of the features. For many images and concepts
-        `predict` needs less memory.
+        (b, concepts, height, width) float32. For many images and concepts `predict` needs less
+        memory.
     """
-    encoder_features, references = torch.as_tensor(encoder_features), torch.as_tensor(references)
     maps = similarity(encoder_features, references, size)
     if dense_features is not None:
-        dense_features, texts = torch.as_tensor(dense_features), torch.as_tensor(texts)
-        # Image by image: a second factor of a whole batch would double the memory.
-        for i, features in zip(range(len(maps)), dense_features.split(1), strict=True):
-            maps[i] *= similarity(features, texts, size, temperature)[0]
+        assert texts is not None
+        for i in range(len(maps)):  # a second factor of a whole batch would double the memory
+            maps[i] *= similarity(dense_features[i : i + 1], texts, size, temperature)[0]
     return maps
 
 
 def similarity(
-    features: Tensor, vectors: Tensor, size: tuple[int, int], temperature: float = 1.0
-) -> Tensor:
-    """sigmoid(temperature * cosine) of (b, c, h, w) and (n, c), resized to (b, n, *size).
+    features: np.ndarray, vectors: np.ndarray, size: tuple[int, int], temperature: float = 1.0
+) -> np.ndarray:
+    """sigmoid(temperature * cosine) of (b, c, h, w) and (n, c), resized to (b, n, *size)."""
+    return resize(sigmoid(temperature * cosine(features, vectors)), size)
 
-    In channels-last memory, where resizing, products and the argmax over concepts are several
-    times as fast on a CPU.
-    """
-    cosine = torch.einsum("bchw,nc->bnhw", unit(features, dim=1), unit(vectors, dim=1))
-    squashed = torch.sigmoid(temperature * cosine).contiguous(memory_format=torch.channels_last)
-    return interpolate(squashed, size=size, mode="bilinear", align_corners=False)
+
+def cosine(features: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Cosine of every position and vector: (b, c, h, w) and (n, c) -> (b, n, h, w) float32."""
+    return project(normalise(np.asarray(features, np.float32), axis=1), normalise(vectors))
+
+
+def project(maps: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A matrix (n, c) times every position: (b, c, h, w) -> (b, n, h, w)."""
+    b, _, h, w = maps.shape
+    return (matrix @ maps.reshape(b, -1, h * w)).reshape(b, len(matrix), h, w)
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,12 @@ class Scale:
     """What inference knows of the concepts at one scale of a bank; see `reco.method.bank`.
 
     Attributes:
-        mean, matrix: (c,) and (c, c), of the whitened space.
+        space: the whitened space.
         prototypes: (concepts, n, c) unit vectors, n for every concept.
     """
 
-    mean: Tensor
-    matrix: Tensor
-    prototypes: Tensor
-
-    def whiten(self, features: Tensor) -> Tensor:
-        """Unit vectors (b, c, h, w) of encoder features; see `reco.method.bank.Space`."""
-        centred = features - self.mean[:, None, None]
-        return unit(torch.einsum("bchw,dc->bdhw", centred, self.matrix), dim=1)
+    space: Space
+    prototypes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -95,33 +90,33 @@ class Knowledge:
         scales: of the bank, by the shorter side in pixels; empty where there is none.
     """
 
-    references: dict[str, Tensor]
-    texts: Tensor
+    references: dict[str, np.ndarray]
+    texts: np.ndarray
     temperature: float
     scales: dict[int, Scale] = field(default_factory=dict)
 
 
-def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
+def nearest(features: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
     """Mean of the NEAREST largest cosines with each concept's prototypes: (b, concepts, h, w).
 
     Args:
         features: (b, c, h, w) whitened unit vectors.
         prototypes: (concepts, n, c) unit vectors; of fewer than NEAREST all count.
     """
-    _, n, c = prototypes.shape
-    positions = features.flatten(2).transpose(1, 2)
-    step = max(1, COSINES // (n * positions.shape[0] * positions.shape[1]))
-    found = []
-    for own in prototypes.split(step):
-        cosines = positions @ own.reshape(-1, c).T
-        best = cosines.unflatten(2, own.shape[:2]).topk(min(NEAREST, n), dim=3).values
-        found.append(best.mean(3).transpose(1, 2))
-    return torch.cat(found, dim=1).unflatten(2, features.shape[2:])
+    (concepts, n, c), (b, _, h, w) = prototypes.shape, features.shape
+    found = np.empty((b, concepts, h * w), np.float32)
+    step, best = max(1, COSINES // (n * h * w)), min(NEAREST, n)
+    for picture, own in zip(features.reshape(b, c, h * w), found, strict=True):
+        for start in range(0, concepts, step):
+            some = prototypes[start : start + step]
+            cosines = (some.reshape(-1, c) @ picture).reshape(len(some), n, h * w)
+            own[start : start + step] = np.partition(cosines, n - best, 1)[:, n - best :].mean(1)
+    return found.reshape(b, concepts, h, w)
 
 
 def bank_scores(
-    encoder_features: Tensor, dense_features: Tensor, scale: Scale, texts: Tensor
-) -> Tensor:
+    encoder_features: np.ndarray, dense_features: np.ndarray, scale: Scale, texts: np.ndarray
+) -> np.ndarray:
     """Score of every concept at one scale: WEIGHT * nearest(z, prototypes) + cos(G, t).
 
     Args:
@@ -132,29 +127,22 @@ def bank_scores(
     Returns:
         (b, concepts, h, w), between -2.5 and 2.5.
     """
-    found = WEIGHT * nearest(scale.whiten(encoder_features), scale.prototypes)
-    return found + _cosine(dense_features, texts, found.shape[2:])
+    found = WEIGHT * nearest(scale.space.whiten(encoder_features), scale.prototypes)
+    return found + _beside(cosine(dense_features, texts), found.shape[2:])
 
 
-def _cosine(features: Tensor, vectors: Tensor, size: Sequence[int]) -> Tensor:
-    """Cosine of (b, c, h, w) and (n, c), brought to (b, n, *size) where maps differ in size."""
-    cosine = torch.einsum("bchw,nc->bnhw", unit(features, dim=1), unit(vectors, dim=1))
-    return cosine if cosine.shape[2:] == tuple(size) else enlarge(cosine, size)
+def _beside(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Maps in a size, which they may have already."""
+    return maps if maps.shape[2:] == tuple(size) else resize(maps, size)
 
 
-def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, in channels-last memory; see `similarity`."""
-    maps = maps.contiguous(memory_format=torch.channels_last)
-    return interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-Views = Mapping[int, tuple[Tensor, Tensor]]
+Views = Mapping[int, tuple[np.ndarray, np.ndarray]]
 """By the shorter side in pixels, encoder and dense features of one picture, a batch of one each."""
 
 
 def predict_bank(
     views: Views, knowledge: Knowledge, methods: Sequence[Method], size: tuple[int, int]
-) -> Iterator[tuple[Method, Tensor]]:
+) -> Iterator[tuple[Method, np.ndarray]]:
     """Yield (method, (concepts, *size)) of one picture for the steps from the paper to `seedbank`.
 
     All steps but the last look at the first scale alone. `whitened` is the paper's rule with the
@@ -178,37 +166,38 @@ def predict_bank(
 
 def bank_maps(
     views: Views, knowledge: Knowledge, size: tuple[int, int], *, all_scales: bool = True
-) -> Tensor:
+) -> np.ndarray:
     """`bank_scores` (concepts, *size) of one picture: the mean over scales, or of the first."""
     scales = list(knowledge.scales.items())[: None if all_scales else 1]
     total = None
     for side, scale in scales:
-        maps = enlarge(bank_scores(*views[side], scale, knowledge.texts), size)[0]
-        total = maps if total is None else total.add_(maps)
+        maps = resize(bank_scores(*views[side], scale, knowledge.texts), size)[0]
+        total = maps if total is None else np.add(total, maps, out=total)
     assert total is not None
     return total / len(scales)
 
 
-def _by_mean(views: Views, knowledge: Knowledge, size: tuple[int, int], *, product: bool) -> Tensor:
+def _by_mean(
+    views: Views, knowledge: Knowledge, size: tuple[int, int], *, product: bool
+) -> np.ndarray:
     """The steps with one reference a concept, at the first scale."""
     side, scale = next(iter(knowledge.scales.items()))
     encoder, dense = views[side]
-    whitened, references = scale.whiten(encoder), scale.prototypes.mean(1)
+    whitened, references = scale.space.whiten(encoder), scale.prototypes.mean(1)
     if product:
         first = similarity(whitened, references, size)
         return first[0] * similarity(dense, knowledge.texts, size, knowledge.temperature)[0]
-    cosine = _cosine(whitened, references, whitened.shape[2:])
-    scores = WEIGHT * cosine + _cosine(dense, knowledge.texts, cosine.shape[2:])
-    return enlarge(scores, size)[0]
+    scores = WEIGHT * cosine(whitened, references)
+    return resize(scores + _beside(cosine(dense, knowledge.texts), scores.shape[2:]), size)[0]
 
 
 def predict(
-    encoder_features: Tensor,
-    dense_features: Tensor,
+    encoder_features: np.ndarray,
+    dense_features: np.ndarray,
     knowledge: Knowledge,
     methods: Sequence[Method],
     size: tuple[int, int],
-) -> Iterator[tuple[int, Method, Tensor]]:
+) -> Iterator[tuple[int, Method, np.ndarray]]:
     """Yield (image in the batch, method, saliency (concepts, *size)), each factor computed once.
 
     One image at a time, and all methods of one kind of reference together, so that memory grows
@@ -224,8 +213,8 @@ def predict(
     for method in methods:
         name = "" if method.method == "denseclip" else method.reference_name
         by_reference.setdefault(name, []).append(method)
-    images = zip(encoder_features.split(1), dense_features.split(1), strict=True)
-    for i, (encoder, dense) in enumerate(images):
+    for i in range(len(encoder_features)):
+        encoder, dense = encoder_features[i : i + 1], dense_features[i : i + 1]
         second = similarity(dense, knowledge.texts, size, knowledge.temperature)[0]
         for name, group in by_reference.items():
             if not name:
@@ -239,8 +228,8 @@ def predict(
                 yield from ((i, method, maps) for method in both)
 
 
-def least_salient(maps: Tensor, share: float) -> np.ndarray:
+def least_salient(maps: np.ndarray, share: float) -> np.ndarray:
     """(H, W) bool: the `share` of pixels at which no concept of (concepts, H, W) is salient."""
-    best = maps.amax(0)
-    rank = max(1, round(share * best.numel()))
-    return (best <= best.flatten().kthvalue(rank).values).cpu().numpy()
+    best = maps.max(0)
+    rank = max(1, round(share * best.size)) - 1
+    return best <= np.partition(best, rank, axis=None)[rank]

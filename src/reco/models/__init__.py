@@ -16,7 +16,6 @@ from reco.errors import RecoError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from PIL import Image
 
 Output = Literal["global", "dense", "encoder"]
@@ -61,8 +60,8 @@ class Backend(Protocol):
 
     def preprocess(
         self, image: "Image.Image", size: int | None = None, *, crop: bool = True
-    ) -> "torch.Tensor":
-        """The network's input for one image: (3, H, W) float32 on the CPU, normalised.
+    ) -> "np.ndarray":
+        """The network's input for one image: (3, H, W) float32, normalised.
 
         Args:
             image: any mode; it is converted to RGB.
@@ -73,17 +72,15 @@ class Backend(Protocol):
         """
         ...
 
-    def encode(
-        self, images: "torch.Tensor", wanted: Iterable[Output]
-    ) -> "dict[Output, torch.Tensor]":
+    def encode(self, images: "np.ndarray", wanted: Iterable[Output]) -> "dict[Output, np.ndarray]":
         """One forward pass for everything that is wanted.
 
         Args:
-            images: (b, 3, H, W) stacked results of `preprocess`, on any device.
+            images: (b, 3, H, W) stacked results of `preprocess`.
             wanted: a subset of `outputs`.
 
         Returns:
-            float32 on the model's device, each image's values independent of the others:
+            float32, each image's values independent of the others:
             `global` (b, d) L2-normalised image embeddings; `dense` (b, d', h, w) features that
             align with text, not normalised; `encoder` (b, c, h, w) features to co-segment, not
             normalised.
@@ -109,7 +106,7 @@ Loader = Callable[..., Backend]
 def load(
     spec: str,
     *,
-    device: "str | torch.device" = "cpu",
+    device: str = "cpu",
     folder: str | Path | None = None,
     statistics: Statistics = "own",
     precision: Precision = "full",
@@ -119,7 +116,7 @@ def load(
     Args:
         spec: see the module's docstring.
         device: where it runs.
-        folder: where the packaged weights are kept; None = `data/models/packaged`.
+        folder: where the packaged weights are kept; None = see `packaged.choose_folder`.
         statistics: what `preprocess` normalises pixels with: the network's `own` mean and standard
             deviation, or `imagenet`, which the released code gives to the encoder and to DenseCLIP
             alike. Where the two differ, so do the versions, and embeddings on disk do not mix.
@@ -135,18 +132,27 @@ def load(
     if precision == "half":
         from reco.models.half import Half
 
-        full = load(spec, device=device, folder=folder, statistics=statistics)
-        return Half(full, device)
+        return Half(_load(spec, device, folder, statistics, "torch"), device)
     if precision != "full":
         raise ValueError(f"precision must be of {get_args(Precision)}, not {precision!r}")
+    return _load(spec, device, folder, statistics)
+
+
+def _load(
+    spec: str,
+    device: str,
+    folder: str | Path | None,
+    statistics: Statistics,
+    engine: str | None = None,
+) -> Backend:
+    """Args: engine: of the packaged model; see `packaged.load`."""
     kind, _, rest = spec.partition(":")
     if kind not in BACKENDS or (kind == "packaged") == bool(rest):
         raise RecoError(f"unknown model {spec!r}: write {SPECS}")
     # By name, so that the code of one backend is no dependency of what another one gives.
     module = import_module(f"reco.{backend(spec)}")
     if kind == "packaged":
-        folder = folder or module.FOLDER
-        return module.load(device=device, folder=folder, statistics=statistics)
+        return module.load(device=device, folder=folder, statistics=statistics, engine=engine)
     return module.load(rest, device=device, statistics=statistics)
 
 

@@ -28,15 +28,14 @@ class Half:
 
     def preprocess(
         self, image: Image.Image, size: int | None = None, *, crop: bool = True
-    ) -> torch.Tensor:
+    ) -> np.ndarray:
         """See `reco.models.Backend.preprocess`."""
         return self.backend.preprocess(image, size, crop=crop)
 
-    def encode(self, images: torch.Tensor, wanted: Iterable[Output]) -> dict[Output, torch.Tensor]:
+    def encode(self, images: np.ndarray, wanted: Iterable[Output]) -> dict[Output, np.ndarray]:
         """See `reco.models.Backend.encode`; float32, from a forward pass in half precision."""
         with torch.autocast(self.device, self.dtype):
-            outputs = self.backend.encode(images, wanted)
-        return {name: values.float() for name, values in outputs.items()}
+            return self.backend.encode(images, wanted)
 
     def embed_texts(self, sentences: Sequence[str], role: Role) -> np.ndarray:
         """See `reco.models.Backend.embed_texts`; in full precision."""

@@ -36,6 +36,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reco.data.imagenet import read_classes
 from reco.errors import RecoError
 from reco.files import read_text, sha256, write_text
 
@@ -195,10 +196,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 def imagenet_synsets() -> list[int]:
     """The offset in data.noun of each of the 1,000 classes."""
-    from timm.data import ImageNetInfo  # imports torch; who only looks words up needs neither
-
-    info = ImageNetInfo("imagenet-1k")
-    return [int(info.index_to_label_name(i).removeprefix("n")) for i in range(CLASSES)]
+    return [int(entry.wnid.removeprefix("n")) for entry in read_classes()]
 
 
 def write_kin(path: str | Path, kin: Kin) -> None:

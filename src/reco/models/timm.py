@@ -18,14 +18,8 @@ from torch.nn.functional import interpolate
 
 from reco.errors import RecoError
 from reco.models import Output, Role, Statistics, check_wanted, unknown_name
-from reco.models.preprocessing import (
-    Normalised,
-    digest,
-    load_weights,
-    pixel_statistics,
-    place,
-    read_checkpoint,
-)
+from reco.models.checkpoints import digest, load_weights, place, read_checkpoint, to_arrays
+from reco.models.preprocessing import Normalised, pixel_statistics
 from reco.progress import LOG
 
 WRAPPERS = {
@@ -40,9 +34,7 @@ WRAPPERS = {
 """Prefix of a network within what it was trained in, and prefixes of what is left out beside it."""
 
 
-def load(
-    model: str, *, device: str | torch.device = "cpu", statistics: Statistics = "own"
-) -> "Encoder":
+def load(model: str, *, device: str = "cpu", statistics: Statistics = "own") -> "Encoder":
     """Load `<model>` or `<model>/<checkpoint>`.
 
     Raises:
@@ -132,17 +124,17 @@ class Encoder(Normalised):
         )
 
     @torch.inference_mode()
-    def encode(self, images: Tensor, wanted: Iterable[Output]) -> dict[Output, Tensor]:
+    def encode(self, images: np.ndarray, wanted: Iterable[Output]) -> dict[Output, np.ndarray]:
         """See `reco.models.Backend.encode`.
 
         Raises:
             RecoError: also where the network knows one size of image only, and gets another.
         """
         check_wanted(self.name, wanted, self.outputs)
-        images = images.to(next(self.network.parameters()).device)
+        pixels = torch.from_numpy(images).to(next(self.network.parameters()).device)
         if isinstance(self.features, VitFeatures):
-            return {"encoder": self.features(images)}
-        maps = self._forward(images.to(memory_format=torch.channels_last))
+            return to_arrays({"encoder": self.features(pixels)})
+        maps = self._forward(pixels.to(memory_format=torch.channels_last))
         channels = self.network.num_features
         if not isinstance(maps, Tensor):  # of several branches
             raise self._no_map()
@@ -150,7 +142,7 @@ class Encoder(Normalised):
             maps = maps.permute(0, 3, 1, 2)  # Swin and its kin keep channels last
         if maps.ndim != 4 or maps.shape[1] != channels:
             raise self._no_map()
-        return {"encoder": maps}
+        return to_arrays({"encoder": maps})
 
     def _forward(self, images: Tensor) -> Any:
         """What the network gives; timm says which take one size only, of which some take more."""

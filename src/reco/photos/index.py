@@ -15,12 +15,12 @@ from reco.config import Config, FolderIndex
 from reco.config import load as read_config
 from reco.data.embeddings import Description, description_of
 from reco.data.folder import printable, scan
+from reco.data.imagenet import vocabulary
 from reco.data.store import read_places
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import fingerprint, open_array, read_json
 from reco.method.bank import Space
-from reco.method.doubt import vocabulary
 from reco.workflow.bank import read_spaces
 from reco.workflow.catalog import catalog_index
 from reco.workflow.embed import embed_features, embed_part, gather

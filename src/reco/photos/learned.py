@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from reco import models
 from reco.concepts import Concept
@@ -22,13 +20,12 @@ from reco.experiment import Experiment
 from reco.files import fingerprint, read_tensors, sha256
 from reco.method.background import BANK_BETWEEN, BETWEEN, bounds
 from reco.method.doubt import BEST, doubt
-from reco.method.segment import bank_scores, saliency
+from reco.method.segment import Scale, bank_scores, saliency
 from reco.photos.index import Index
 from reco.workflow.bank import bank_archive
 from reco.workflow.cosegment import cosegment_archive, made_from, sources_mark
 from reco.workflow.embed import embed_archives
 from reco.workflow.retrieve import read_archive, retrieve_archives
-from reco.workflow.segment import read_scale
 from reco.workflow.text import embed_concepts
 from reco.workflow.whiten import is_of_index, whiten_index
 
@@ -70,8 +67,8 @@ class Learned:
 
     concept: Concept
     mark: str
-    references: dict[int, Tensor]
-    text: Tensor
+    references: dict[int, np.ndarray]
+    text: np.ndarray
     archive: tuple[Archived, ...]
     threshold: float
     low: float
@@ -146,13 +143,12 @@ def _only(plan: Experiment, slugs: Sequence[str]) -> Experiment:
     return Experiment(plan.config.model_copy(update={"concepts": some, "context": []}))
 
 
-def read_learned(plan: Experiment, concept: Concept, index: Index, device: str) -> Learned:
+def read_learned(plan: Experiment, concept: Concept, index: Index) -> Learned:
     """Read what `make_files` made of a concept, and compare it with images of the index.
 
     Args:
         plan: that has the concept.
         index: of the plan.
-        device: where the references and the text go.
 
     Raises:
         RecoError: a file is missing or damaged.
@@ -160,11 +156,11 @@ def read_learned(plan: Experiment, concept: Concept, index: Index, device: str) 
     config, slug, source = plan.config, concept.slug, plan.best_source(concept.slug)
     stored, texts = read_tensors(source), read_tensors(plan.text(slug))
     rows = read_archive(plan.archive(slug))[: plan.best.archive_size]
-    references, text = _references(plan, stored), torch.from_numpy(texts["dense"])
+    references, text = _references(plan, stored), texts["dense"]
     unlike = np.argsort(index.sample.embeddings @ texts["retrieval"], kind="stable")
     unlike = unlike[: max(1, len(unlike) // 2)]
     inside = _features(plan, slug, len(rows))
-    outside = [torch.from_numpy(of[unlike]) for of in (index.sample.encoder, index.sample.dense)]
+    outside = [of[unlike] for of in (index.sample.encoder, index.sample.dense)]
     low, high = bounds(
         _positions(index, inside, references, text, own=True),
         _positions(index, outside, references, text),
@@ -175,8 +171,8 @@ def read_learned(plan: Experiment, concept: Concept, index: Index, device: str) 
         # The file's name tells the settings, its content what was learned. Whether a word is in
         # doubt, and where another thing begins, the whole index tells.
         fingerprint([source, sha256(source), least, index_mark(Path(plan.embeddings))]),
-        {scale: values.to(device) for scale, values in references.items()},
-        text.to(device),
+        references,
+        text,
         _archive(plan, rows, stored),
         least,
         low,
@@ -185,12 +181,12 @@ def read_learned(plan: Experiment, concept: Concept, index: Index, device: str) 
     )
 
 
-def _references(plan: Experiment, stored: dict[str, np.ndarray]) -> dict[int, Tensor]:
+def _references(plan: Experiment, stored: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
     """What the recipe compares with; see `Learned`."""
     if not plan.config.banked:
-        return {0: torch.from_numpy(stored[f"{plan.best_variant}.reference"])}
+        return {0: stored[f"{plan.best_variant}.reference"]}
     scales = plan.config.bank.scales
-    return {scale: torch.from_numpy(stored[f"{scale}.prototypes"]) for scale in scales}
+    return {scale: stored[f"{scale}.prototypes"] for scale in scales}
 
 
 def _archive(
@@ -209,16 +205,14 @@ def _archive(
     )
 
 
-def _features(plan: Experiment, slug: str, count: int) -> list[Tensor]:
+def _features(plan: Experiment, slug: str, count: int) -> list[np.ndarray]:
     """Of an archive's first images: the encoder's (n, c, h, w), and dense ones (n, d, h', w')."""
     banked = plan.config.banked
     table = plan.bank_features(slug) if banked else plan.features(slug)
     rows, end = read_table(table)[:count], f"_{plan.best_variant}" * banked
     return [
-        torch.from_numpy(
-            read_places(
-                [Place(row[f"{what}{end}_shard"], int(row[f"{what}{end}_row"])) for row in rows]
-            )
+        read_places(
+            [Place(row[f"{what}{end}_shard"], int(row[f"{what}{end}_row"])) for row in rows]
         )
         for what in ("encoder", "dense")
     ]
@@ -226,9 +220,9 @@ def _features(plan: Experiment, slug: str, count: int) -> list[Tensor]:
 
 def _positions(
     index: Index,
-    features: Sequence[Tensor],
-    references: dict[int, Tensor],
-    text: Tensor,
+    features: Sequence[np.ndarray],
+    references: dict[int, np.ndarray],
+    text: np.ndarray,
     *,
     own: bool = False,
 ) -> np.ndarray:
@@ -244,15 +238,15 @@ def _positions(
         reference, size = references[0][None], (encoder.shape[2], encoder.shape[3])
         temperature = config.temperature
         maps = saliency(encoder, reference, dense, text[None], size, temperature=temperature)
-        return maps[:, 0].flatten(1).numpy()
+        return maps[:, 0].reshape(len(maps), -1)
     first = config.bank.scales[0]
     prototypes = references[first]
     found = []
     for i in range(len(encoder)):
-        others = prototypes[torch.arange(len(prototypes)) != i] if own else prototypes
-        scale = read_scale(index.spaces[first], others[None])
+        others = np.delete(prototypes, i, axis=0) if own else prototypes
+        scale = Scale(index.spaces[first], others[None])
         found.append(bank_scores(encoder[i : i + 1], dense[i : i + 1], scale, text[None]))
-    return torch.cat(found)[:, 0].flatten(1).numpy()
+    return np.concatenate(found)[:, 0].reshape(len(found), -1)
 
 
 def _doubt(index: Index, concept: Concept, rows: Sequence[dict[str, str]], text: np.ndarray) -> str:

@@ -10,9 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from reco import models
 from reco.concepts import Concept, parse_concepts
@@ -22,15 +20,15 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import open_array
 from reco.method.background import RANGE, extent
+from reco.method.maps import softmax
 from reco.method.metrics import IGNORE
 from reco.method.refine import largest, mean_field, shrink
-from reco.method.segment import WEIGHT, Knowledge, bank_maps, saliency
+from reco.method.segment import WEIGHT, Knowledge, Scale, bank_maps, saliency
 from reco.models import keeping_loader
 from reco.photos.index import Index, check_index, embed_index, find_config, with_folder
 from reco.photos.learned import Learned, make_files, read_learned
 from reco.photos.picture import Picture, as_picture, fit
 from reco.photos.result import Segmentation
-from reco.workflow.segment import read_scale
 from reco.workflow.views import load_encoder
 
 Words = str | Concept | Iterable[str | Concept]
@@ -137,7 +135,7 @@ class Segmenter:
         if unknown:
             make_files(self._plan(unknown), self._loader)
             for concept in unknown:
-                learned = read_learned(plan, concept, self._index, self.device)
+                learned = read_learned(plan, concept, self._index)
                 self._known[marks[concept.slug]] = learned
         return [self._known[marks[concept.slug]] for concept in concepts]
 
@@ -185,8 +183,7 @@ class Segmenter:
                 wider = {"bilateral_srgb": RANGE * settings.bilateral_srgb}
                 settings = settings.model_copy(update=wider)
         if crf and len(scores) > 1:
-            shares = shrink(scores.softmax(0), settings.size).contiguous().numpy()
-            scores = torch.from_numpy(mean_field(small, shares, settings))
+            scores = mean_field(small, shrink(softmax(scores), settings.size), settings)
         return Segmentation(
             np.asarray(picture),
             tuple(item.concept.name for item in learned),
@@ -195,39 +192,37 @@ class Segmenter:
             {item.concept.name: item.doubt for item in learned if item.doubt},
         )
 
-    def _beside_none(self, scores: Tensor, learned: Sequence[Learned]) -> Tensor:
+    def _beside_none(self, scores: np.ndarray, learned: Sequence[Learned]) -> np.ndarray:
         """(n + 1, h, w): the maps of n concepts, and one that is larger where none of them is."""
-        least = torch.tensor([item.threshold for item in learned])
+        least = np.array([item.threshold for item in learned], np.float32)
         if not self.config.banked:
-            return torch.cat([scores, least[scores.argmax(0)][None]])
-        low = np.array([item.low for item in learned])
-        ends = torch.from_numpy(extent(scores.numpy(), low, least.numpy()))
-        return torch.cat([scores - ends[:, None, None], torch.zeros_like(scores[:1])])
+            return np.concatenate([scores, least[scores.argmax(0)][None]])
+        ends = extent(scores, np.array([item.low for item in learned]), least)
+        return np.concatenate([scores - ends[:, None, None], np.zeros_like(scores[:1])])
 
-    def _saliency(self, maps: Tensor) -> np.ndarray:
+    def _saliency(self, maps: np.ndarray) -> np.ndarray:
         """(n, h, w) in [0, 1], as people are shown."""
-        return (maps / (WEIGHT + 1)).clamp(0, 1).numpy() if self.config.banked else maps.numpy()
+        return np.clip(maps / (WEIGHT + 1), 0, 1) if self.config.banked else maps
 
-    def _maps(self, picture: Image.Image, small: np.ndarray, learned: Sequence[Learned]) -> Tensor:
-        """(n, h, w) saliency or scores on the CPU, at the size of `small`."""
-        texts = torch.stack([item.text for item in learned])
+    def _maps(
+        self, picture: Image.Image, small: np.ndarray, learned: Sequence[Learned]
+    ) -> np.ndarray:
+        """(n, h, w) saliency or scores, at the size of `small`."""
+        texts = np.stack([item.text for item in learned])
         size = (small.shape[0], small.shape[1])
-        with torch.inference_mode():
-            if not self.config.banked:
-                encoder, dense = self._encode(small)
-                references = torch.stack([item.references[0] for item in learned])
-                temperature = self.config.temperature
-                return saliency(encoder, references, dense, texts, size, temperature=temperature)[
-                    0
-                ].cpu()
-            scales = {
-                side: read_scale(space, torch.stack([item.references[side] for item in learned]))
-                for side, space in self._index.spaces.items()
-            }
-            knowledge = Knowledge({}, texts, self.config.temperature, scales)
-            views = {side: self._encode(np.array(fit(picture, side))) for side in scales}
-            return bank_maps(views, knowledge, size).cpu()
+        if not self.config.banked:
+            encoder, dense = self._encode(small)
+            references = np.stack([item.references[0] for item in learned])
+            temperature = self.config.temperature
+            return saliency(encoder, references, dense, texts, size, temperature=temperature)[0]
+        scales = {
+            side: Scale(space, np.stack([item.references[side] for item in learned]))
+            for side, space in self._index.spaces.items()
+        }
+        knowledge = Knowledge({}, texts, self.config.temperature, scales)
+        views = {side: self._encode(np.array(fit(picture, side))) for side in scales}
+        return bank_maps(views, knowledge, size)
 
     @cached_property
-    def _encode(self) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+    def _encode(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         return load_encoder(Experiment(self.config), self.device, self._loader)

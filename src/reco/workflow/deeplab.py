@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.models import is_checkpoint
-from reco.models.preprocessing import read_checkpoint
+from reco.models.checkpoints import read_checkpoint
 
 PACKAGED = "tu-tf_efficientnet_lite2"
 PACKAGED_WEIGHTS = "data/models/packaged/tf_efficientnet_lite2.safetensors"
@@ -85,31 +85,31 @@ def load_backbone(model: smp.DeepLabV3Plus, checkpoint: Path) -> None:
 
 
 def predict(model: nn.Module, pixels: Tensor) -> Tensor:
-    """Log-probabilities (b, classes, h, w) of normalised images (b, 3, h, w).
+    """Probabilities (b, classes, h, w) of normalised images (b, 3, h, w).
 
     Sides that are no multiple of 16 are padded for the network and cut off again.
     """
     height, width = pixels.shape[-2:]
     padded = pad(pixels, (0, -width % 16, 0, -height % 16), mode="replicate")
     maps = interpolate(model(padded), padded.shape[-2:], mode="bilinear", align_corners=False)
-    return maps[..., :height, :width].log_softmax(1)
+    return maps[..., :height, :width].softmax(1)
 
 
 def predict_picture(
     network: nn.Module, picture: np.ndarray, normalise: v2.Normalize, device: str
-) -> Tensor:
-    """Log-probabilities (classes, H, W) of an (H, W, 3) uint8 picture."""
+) -> np.ndarray:
+    """Probabilities (classes, H, W) of an (H, W, 3) uint8 picture."""
     pixels = v2.functional.to_dtype(
         torch.from_numpy(picture).permute(2, 0, 1), torch.float32, scale=True
     )
     with torch.inference_mode():
-        return predict(network, normalise(pixels)[None].to(device))[0]
+        return predict(network, normalise(pixels)[None].to(device))[0].cpu().numpy()
 
 
 def load_deeplab(
     experiment: Experiment, state: Mapping[str, Tensor], device: str
-) -> Callable[[np.ndarray], Tensor]:
-    """A function of an (H, W, 3) uint8 RGB picture: log-probabilities (labels, H, W)."""
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of an (H, W, 3) uint8 RGB picture: probabilities (labels, H, W)."""
     assert experiment.config.train
     encoder = experiment.config.train.encoder
     network = build(encoder, None, len(experiment.learned))

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from reco.data.batches import ahead, batches
 from reco.data.embeddings import Description, description_of
@@ -17,7 +15,7 @@ from reco.data.geometry import Geometry, archive_geometry
 from reco.data.images import read_image
 from reco.data.store import Place, Store, read_places
 from reco.data.tables import read_table, write_table
-from reco.device import resolve_device
+from reco.device import cpu_threads, resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import write_array, write_digest, write_json
@@ -272,13 +270,13 @@ def load_images(
     size: int,
     bad: dict[str, str],
     geometry: Geometry | None = None,
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, np.ndarray]]:
     """Decode and preprocess (key, path) pairs in threads, ahead of the network.
 
     A file that cannot be read is left out; its key and the reason go into `bad`.
     """
 
-    def prepare(item: tuple[str, Path]) -> tuple[str, Tensor | RecoError]:
+    def prepare(item: tuple[str, Path]) -> tuple[str, np.ndarray | RecoError]:
         key, path = item
         try:
             image = read_image(path)
@@ -290,7 +288,7 @@ def load_images(
 
     # As many as the network has threads: beside an accelerator they have nothing else to do, and
     # beside a CPU decoding is a small part of the work.
-    workers = max(2, torch.get_num_threads())
+    workers = max(2, cpu_threads())
     for key, result in ahead(items, prepare, workers=workers, most=2 * BATCH):
         if isinstance(result, RecoError):
             bad[key] = str(result)
@@ -300,15 +298,13 @@ def load_images(
 
 
 def encode(
-    model: Backend, loaded: Iterable[tuple[str, Tensor]], wanted: set[Output]
+    model: Backend, loaded: Iterable[tuple[str, np.ndarray]], wanted: set[Output]
 ) -> Iterator[tuple[str, dict[Output, np.ndarray]]]:
     """Run the network over batches; yield the arrays that are wanted of each image."""
     for keys, pixels in batches(loaded, BATCH):
-        with torch.inference_mode():
-            outputs = model.encode(pixels, wanted)
-        arrays = {kind: value.cpu().numpy() for kind, value in outputs.items()}
+        outputs = model.encode(pixels, wanted)
         for i, key in enumerate(keys):
-            yield key, {kind: array[i] for kind, array in arrays.items()}
+            yield key, {kind: values[i] for kind, values in outputs.items()}
 
 
 def chunks(items: Iterable, size: int) -> Iterator[list]:

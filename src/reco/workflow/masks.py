@@ -8,14 +8,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from threadpoolctl import threadpool_limits
 
 from reco.config import CRF
 from reco.data.folder import write_labels
 from reco.errors import RecoError
 from reco.method.metrics import IGNORE
-from reco.method.refine import refine, shrink, use_one_thread
+from reco.method.refine import end_with_parent, refine, shrink
 from reco.method.variants import Method
 
 QUEUE_BYTES = 256 << 20  # of probabilities that wait for a CRF; one image per process at least
@@ -36,27 +35,27 @@ class MaskWriter:
     def __init__(self, folder: Path, labels: np.ndarray, settings: CRF, workers: int) -> None:
         self.folder, self.labels, self.settings = folder, labels, settings
         # spawn: a fork of a process that runs a network's threads can hang.
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), use_one_thread)
+        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin)
         self._waiting: list[tuple[Path, Future[np.ndarray], np.ndarray | None]] = []
         self._workers = workers
 
-    def write(self, method: Method, name: str, maps: Tensor) -> None:
+    def write(self, method: Method, name: str, maps: np.ndarray) -> None:
         """Write the argmax of (concepts, height, width) maps."""
-        self._save(self.folder / method.slug / name, maps.argmax(0).cpu().numpy())
+        self._save(self.folder / method.slug / name, maps.argmax(0))
 
     def write_refined(
         self,
         method: Method,
         name: str,
         image: np.ndarray,
-        probabilities: Tensor,
+        probabilities: np.ndarray,
         ignored: np.ndarray | None = None,
     ) -> None:
         """Queue the CRF of one image: (H, W, 3) uint8 RGB and (concepts, H, W).
 
         Pixels of `ignored` (H, W) are written as the ignore value.
         """
-        small = shrink(probabilities, self.settings.size).contiguous().cpu().numpy()
+        small = shrink(probabilities, self.settings.size)
         task = self._pool.submit(refine, image, small, self.settings)
         self._waiting.append((self.folder / method.slug / name, task, ignored))
         most = max(self._workers, min(4 * self._workers, QUEUE_BYTES // small.nbytes))
@@ -82,6 +81,12 @@ class MaskWriter:
         write_labels(path, labels if ignored is None else np.where(ignored, IGNORE, labels))
 
 
+def _begin() -> None:
+    """Set up a process of the pool: the processes share the cores, not the threads of each."""
+    threadpool_limits(1)
+    end_with_parent()
+
+
 @contextmanager
 def mask_writer(
     folder: Path, labels: np.ndarray, settings: CRF, workers: int
@@ -91,12 +96,11 @@ def mask_writer(
     Meanwhile this process uses half as many threads as there are workers: the threads of one
     operation wait for each other, so a network with a thread per core crawls beside busy workers.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, workers // 2))
     writer = MaskWriter(folder, labels, settings, workers)
     try:
-        yield writer
-        writer.close()
+        with threadpool_limits(max(1, workers // 2)):
+            yield writer
+            writer.close()
     except BrokenProcessPool:
         raise RecoError(
             "a process that runs the CRF was killed, most likely for lack of memory: run again "
@@ -105,5 +109,3 @@ def mask_writer(
     except BaseException:
         writer.cancel()
         raise
-    finally:
-        torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reco.data.store import Place, read_places
 from reco.data.tables import read_table
@@ -21,7 +21,7 @@ from reco.method.segment import Knowledge, Views
 from reco.models import Loader, load
 from reco.progress import track
 from reco.workflow.embed import embed_features
-from reco.workflow.segment import pairs, read_knowledge, read_scale
+from reco.workflow.segment import pairs, read_knowledge
 from reco.workflow.views import see
 from reco.workflow.whiten import draw
 
@@ -47,19 +47,20 @@ def embed_lessons(experiment: Experiment, load: Loader = load) -> dict[int, list
     return found
 
 
-def read_lessons(places: Mapping[int, Sequence[Mapping]], device: str) -> Iterator[Views]:
+def read_lessons(places: Mapping[int, Sequence[Mapping]]) -> Iterator[Views]:
     """The views of each image of `embed_lessons`; dense features of the first scale serve all."""
     first = next(iter(places))
     for start in range(0, len(places[first]), READ):
         part = {scale: rows[start : start + READ] for scale, rows in places.items()}
-        encoder = {scale: _read(rows, "encoder", device) for scale, rows in part.items()}
-        dense = _read(part[first], "dense", device).split(1)
-        for i, own in enumerate(dense):
-            yield {scale: (features[i : i + 1], own) for scale, features in encoder.items()}
+        encoder = {scale: _read(rows, "encoder") for scale, rows in part.items()}
+        dense = _read(part[first], "dense")
+        for i in range(len(dense)):
+            here = slice(i, i + 1)
+            yield {scale: (features[here], dense[here]) for scale, features in encoder.items()}
 
 
-def _read(rows: Sequence[Mapping[str, Place]], kind: str, device: str) -> Tensor:
-    return torch.from_numpy(read_places([row[kind] for row in rows])).to(device)
+def _read(rows: Sequence[Mapping[str, Place]], kind: str) -> np.ndarray:
+    return read_places([row[kind] for row in rows])
 
 
 def train_probe(
@@ -80,21 +81,22 @@ def train_probe(
     config = experiment.config
     assert config.train
     device = resolve_device(config.device)
-    knowledge = read_knowledge(experiment, device, [experiment.best])
+    knowledge = read_knowledge(experiment, [experiment.best])
     places, rows, sides = (
         embed_lessons(experiment, load),
         read_table(images),
         list(knowledge.scales),
     )
     seen = pairs(see(experiment, "train", rows, sides, features, load=load))
-    lessons = chain((views for _, _, views in seen), read_lessons(places, device))
+    lessons = chain((views for _, _, views in seen), read_lessons(places))
     total = len(rows) + len(places[sides[0]])
-    with torch.no_grad():
-        taught = [
-            pseudo_labels(views, knowledge, config.train.keep)
-            for views in track(lessons, "pseudo-labels", total=total)
-        ]
-    positions, labels = (torch.cat(found) for found in zip(*taught, strict=True))
+    taught = [
+        pseudo_labels(views, knowledge, config.train.keep)
+        for views in track(lessons, "pseudo-labels", total=total)
+    ]
+    positions, labels = (
+        torch.from_numpy(np.concatenate(found)).to(device) for found in zip(*taught, strict=True)
+    )
     curve: list[tuple[int, float, float]] = []
     layer = nn.Linear(positions.shape[1], len(experiment.targets), device=positions.device)
     for again in range(ROUNDS):
@@ -109,34 +111,28 @@ def train_probe(
 
 def _of_labels(experiment: Experiment, knowledge: Knowledge, layer: nn.Linear) -> Probe:
     """A probe of label ids from a map to targets; a label that is no target is never found."""
-    weight, bias = layer.weight.detach(), layer.bias.detach()
-    place = torch.from_numpy(experiment.target_labels).to(weight.device)
+    weight, bias = (values.detach().cpu().numpy() for values in (layer.weight, layer.bias))
     labels = len(experiment.labels)
-    weights = weight.new_zeros((labels, weight.shape[1]))
-    biases = bias.new_full((labels,), torch.finfo(bias.dtype).min / 4)
-    weights[place], biases[place] = SHARPNESS * weight, bias
-    return Probe(knowledge.scales, weights, biases)
+    weights = np.zeros((labels, weight.shape[1]), np.float32)
+    biases = np.full(labels, np.finfo(np.float32).min / 4, np.float32)
+    weights[experiment.target_labels] = SHARPNESS * weight
+    biases[experiment.target_labels] = bias
+    return Probe({side: scale.space for side, scale in knowledge.scales.items()}, weights, biases)
 
 
-def pack_probe(probe: Probe) -> dict[str, Tensor]:
+def pack_probe(probe: Probe) -> dict[str, np.ndarray]:
     """Tensors of a file: weight, bias, and `<scale>.mean` and `<scale>.matrix`."""
     spaces = {
-        f"{side}.{name}": getattr(scale, name)
-        for side, scale in probe.scales.items()
+        f"{side}.{name}": getattr(space, name)
+        for side, space in probe.spaces.items()
         for name in ("mean", "matrix")
     }
     return {"weight": probe.weight, "bias": probe.bias, **spaces}
 
 
-def unpack_probe(state: Mapping[str, Tensor], device: str) -> Probe:
+def unpack_probe(state: Mapping[str, np.ndarray]) -> Probe:
     """The probe of `pack_probe`."""
     sides = sorted(int(name.split(".")[0]) for name in state if name.endswith(".mean"))
-    empty = np.empty((0, 0, 0), np.float32)
-    scales = {
-        side: read_scale(
-            Space(state[f"{side}.mean"].numpy(), state[f"{side}.matrix"].numpy(), empty),
-            torch.from_numpy(empty).to(device),
-        )
-        for side in sides
-    }
-    return Probe(scales, state["weight"].to(device), state["bias"].to(device))
+    others = np.empty((0, 0, 0), np.float32)
+    spaces = {side: Space(state[f"{side}.mean"], state[f"{side}.matrix"], others) for side in sides}
+    return Probe(spaces, state["weight"], state["bias"])

@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from reco.data.tables import read_table
-from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.method.segment import predict
@@ -72,9 +70,9 @@ def rare(
     """
     if len(experiment.targets) != 1:
         raise RecoError("concepts: this benchmark scores one concept against background: name one")
-    device, split = resolve_device(experiment.config.device), experiment.split("val")
+    split = experiment.split("val")
     methods = _methods(experiment)
-    knowledge = read_knowledge(experiment, device, methods)
+    knowledge = read_knowledge(experiment, methods)
     counts = {method.method: np.zeros((2, BINS), np.int64) for method in methods}
     rows = read_table(images)
     seen = pairs(see(experiment, "val", rows, [split.geometry.size], features))
@@ -82,14 +80,12 @@ def rare(
         zip(rows, seen, strict=True), "score the concept", total=len(rows)
     ):
         truth = split.truth(row)
-        with torch.inference_mode():
-            size = (picture.shape[0], picture.shape[1])
-            maps = predict(*views[min(size)], knowledge, methods, size)
-            for _, method, map_ in maps:
-                place = np.minimum((map_[0].cpu().numpy() * BINS).astype(int), BINS - 1)
-                for label in (0, 1):
-                    found = np.bincount(place[truth == label], minlength=BINS)
-                    counts[method.method][label] += found
+        size = (picture.shape[0], picture.shape[1])
+        for _, method, map_ in predict(*views[min(size)], knowledge, methods, size):
+            place = np.minimum((map_[0] * BINS).astype(int), BINS - 1)
+            for label in (0, 1):
+                found = np.bincount(place[truth == label], minlength=BINS)
+                counts[method.method][label] += found
     return {name: Histogram(both[1], both[0]) for name, both in counts.items()}
 
 

@@ -7,14 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from reco.data.tables import read_table
-from reco.device import resolve_device
 from reco.experiment import Experiment
 from reco.files import read_tensors
-from reco.method.bank import Space
+from reco.method.maps import softmax
 from reco.method.segment import Knowledge, Scale, Views, least_salient, predict, predict_bank
 from reco.method.variants import Method
 from reco.progress import LOG, track
@@ -44,14 +41,13 @@ def segment(
     paper = [method for method in methods if method.recipe == "paper"]
     banked = [method for method in methods if method.recipe != "paper"]
     for name, picture, views in images:
-        with torch.inference_mode():
-            size = (picture.shape[0], picture.shape[1])
-            for method, maps in _predict_picture(views, knowledge, paper, banked, size):
-                if method.crf:
-                    ignored = least_salient(maps, 1 - keep) if keep < 1 else None
-                    writer.write_refined(method, name, picture, maps.softmax(0), ignored)
-                else:
-                    writer.write(method, name, maps)
+        size = (picture.shape[0], picture.shape[1])
+        for method, maps in _predict_picture(views, knowledge, paper, banked, size):
+            if method.crf:
+                ignored = least_salient(maps, 1 - keep) if keep < 1 else None
+                writer.write_refined(method, name, picture, softmax(maps), ignored)
+            else:
+                writer.write(method, name, maps)
         yield name
 
 
@@ -61,7 +57,7 @@ def _predict_picture(
     paper: Sequence[Method],
     banked: Sequence[Method],
     size: tuple[int, int],
-) -> Iterator[tuple[Method, Tensor]]:
+) -> Iterator[tuple[Method, np.ndarray]]:
     if paper:
         for _, method, maps in predict(*views[min(size)], knowledge, paper, size):
             yield method, maps
@@ -106,9 +102,8 @@ def segment_split(
     what = f"segment {role}"
     LOG.info("%s: %d of %d images to segment", what, len(todo), len(own))
     if todo:
-        device = resolve_device(config.device)
         with mask_writer(work, experiment.target_labels, config.crf, workers) as writer:
-            knowledge = read_knowledge(experiment, device, methods)
+            knowledge = read_knowledge(experiment, methods)
             seen = see(experiment, role, todo, experiment.sides(role), features)
             done = segment(pairs(seen), knowledge, methods, writer, keep)
             for _ in track(done, what, total=len(todo)):
@@ -118,18 +113,18 @@ def segment_split(
 
 
 def pairs(
-    seen: Iterable[tuple[str, np.ndarray, Mapping[int, tuple[Tensor, ...]]]],
+    seen: Iterable[tuple[str, np.ndarray, Mapping[int, tuple[np.ndarray, ...]]]],
 ) -> Iterator[tuple[str, np.ndarray, Views]]:
     """What `reco.workflow.views.see` gives, as `segment` takes it: encoder and dense features."""
     for name, picture, views in seen:
         yield name, picture, {side: (view[0], view[1]) for side, view in views.items()}
 
 
-def read_knowledge(experiment: Experiment, device: str, methods: Sequence[Method]) -> Knowledge:
-    """What some methods know of all target concepts, on a device."""
+def read_knowledge(experiment: Experiment, methods: Sequence[Method]) -> Knowledge:
+    """What some methods know of all target concepts."""
 
-    def stack(files: Sequence[Mapping[str, np.ndarray]], name: str) -> Tensor:
-        return torch.from_numpy(np.stack([file[name] for file in files])).to(device)
+    def stack(files: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+        return np.stack([file[name] for file in files])
 
     slugs = [concept.slug for concept in experiment.targets]
     references, scales = {}, {}
@@ -140,16 +135,10 @@ def read_knowledge(experiment: Experiment, device: str, methods: Sequence[Method
     if any(method.banked for method in methods):
         files = [read_tensors(experiment.bank(slug)) for slug in slugs]
         scales = {
-            side: read_scale(space, stack(files, f"{side}.prototypes"))
+            side: Scale(space, stack(files, f"{side}.prototypes"))
             for side, space in read_spaces(
                 experiment.whitening, experiment.config.bank.scales
             ).items()
         }
     texts = stack([read_tensors(experiment.text(slug)) for slug in slugs], "dense")
     return Knowledge(references, texts, experiment.config.temperature, scales)
-
-
-def read_scale(space: Space, prototypes: Tensor) -> Scale:
-    """A scale of a bank, beside the prototypes."""
-    mean, matrix = (torch.from_numpy(x).to(prototypes.device) for x in (space.mean, space.matrix))
-    return Scale(mean, matrix, prototypes)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+from safetensors.numpy import save
+from torch import nn
 
 from reco.config import Train
 from reco.data.geometry import BILINEAR, NEAREST, Geometry
@@ -24,11 +24,11 @@ from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import atomic, read_json, write_digest, write_json
+from reco.files import atomic, check_digest, read_json, read_tensors, write_digest, write_json
 from reco.method.metrics import ConfusionMatrix
 from reco.method.train import make_optimiser, take_steps
 from reco.models import keeping_loader
-from reco.models.preprocessing import read_checkpoint
+from reco.models.checkpoints import read_checkpoint
 from reco.progress import LOG, track
 from reco.work import is_whole, publish, working_folder
 from reco.workflow.checkpoint import CHECKPOINT, read_checkpoint_into, write_checkpoint
@@ -95,7 +95,7 @@ def validate(
     matrix, normalise = ConfusionMatrix(labels), normalisation(encoder)
     for row in rows:
         maps = predict_picture(network, np.array(split.picture(row)), normalise, device)
-        guess = maps.argmax(0).cpu().numpy()
+        guess = maps.argmax(0)
         guess = guess if learned is None else learned[guess]
         merge = split.reader.merge
         matrix.update(split.truth(row), guess if merge is None else merge[guess])
@@ -161,9 +161,12 @@ def train_plus(
         network, rows = train_deeplab(
             experiment, pairs, val, work / "checkpoint.safetensors", workers
         )
-        state, encoder, count = network.state_dict(), config.train.encoder, len(pairs)
+        state = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
+        encoder, count = config.train.encoder, len(pairs)
     with atomic(weights) as temporary:
-        temporary.write_bytes(save({key: value.contiguous() for key, value in state.items()}))
+        temporary.write_bytes(
+            save({key: np.ascontiguousarray(value) for key, value in state.items()})
+        )
     write_digest(weights)
     write_json(
         model,
@@ -275,8 +278,7 @@ def segment_plus(
     LOG.info("segment with ReCo+: %d of %d images to segment", len(todo), len(rows))
     with mask_writer(work, experiment.learned_labels, experiment.config.crf, workers) as writer:
         found = _find_plus(experiment, todo, weights, model, features) if todo else []
-        for name, picture, logs in track(found, "segment with ReCo+", total=len(todo)):
-            maps = logs.softmax(0)
+        for name, picture, maps in track(found, "segment with ReCo+", total=len(todo)):
             for method in experiment.plus:
                 if method.crf:
                     writer.write_refined(method, name, picture, maps)
@@ -287,18 +289,17 @@ def segment_plus(
 
 def _find_plus(
     experiment: Experiment, rows: Sequence[Row], weights: Path, model: Path, features: Path | None
-) -> Iterator[tuple[str, np.ndarray, Tensor]]:
-    """Name of the mask, picture and log-probabilities (labels, H, W) of images of val."""
-    device, state = resolve_device(experiment.config.device), read_checkpoint(weights)
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name of the mask, picture and probabilities (labels, H, W) of images of val."""
     if read_json(model)["student"] == "probe":
-        probe = unpack_probe(state, device)
-        seen = see(experiment, "val", rows, list(probe.scales), features, wanted=["encoder"])
+        check_digest(weights)
+        probe = unpack_probe(read_tensors(weights))
+        seen = see(experiment, "val", rows, list(probe.spaces), features, wanted=["encoder"])
         for name, picture, views in seen:
             encoded = {side: view[0] for side, view in views.items()}
-            with torch.inference_mode():
-                maps = probe.predict(encoded, (picture.shape[0], picture.shape[1]))
-            yield name, picture, maps
+            yield name, picture, probe.predict(encoded, (picture.shape[0], picture.shape[1]))
     else:
-        predict = load_deeplab(experiment, state, device)
+        device = resolve_device(experiment.config.device)
+        predict = load_deeplab(experiment, read_checkpoint(weights), device)
         for name, picture in read_pictures(experiment.split("val"), rows):
             yield name, picture, predict(picture)

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from reco.data.batches import ahead
 from reco.data.geometry import Geometry
@@ -38,7 +36,7 @@ Encoded = TypeVar("Encoded")
 
 def load_encoder(
     experiment: Experiment, device: str, load: Loader = load
-) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Load the networks of the encoder and of dense saliency.
 
     Returns:
@@ -47,7 +45,7 @@ def load_encoder(
     """
     encode = load_networks(experiment, device, set(BOTH), load)
 
-    def both(picture: np.ndarray) -> tuple[Tensor, Tensor]:
+    def both(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         outputs = encode(picture)
         return outputs["encoder"], outputs["dense"]
 
@@ -56,7 +54,7 @@ def load_encoder(
 
 def load_networks(
     experiment: Experiment, device: str, wanted: Set[Output], load: Loader = load
-) -> Callable[[np.ndarray], dict[Output, Tensor]]:
+) -> Callable[[np.ndarray], dict[Output, np.ndarray]]:
     """Load what gives some outputs of an (H, W, 3) uint8 RGB picture, each (1, channels, h, w)."""
     roles = {
         spec: kinds & wanted for spec, kinds in roles_by_model(experiment).items() if kinds & wanted
@@ -69,9 +67,9 @@ def load_networks(
         for spec in roles
     }
 
-    def encode(picture: np.ndarray) -> dict[Output, Tensor]:
+    def encode(picture: np.ndarray) -> dict[Output, np.ndarray]:
         image = Image.fromarray(picture)
-        outputs: dict[Output, Tensor] = {}
+        outputs: dict[Output, np.ndarray] = {}
         for spec, kinds in roles.items():
             outputs |= models[spec].encode(models[spec].preprocess(image, crop=False)[None], kinds)
         return outputs
@@ -176,11 +174,11 @@ def embed_split(
 
 
 def _stored(
-    found: Mapping[int, Mapping[Output, Tensor]], sides: Sequence[int | None], own: int
+    found: Mapping[int, Mapping[Output, np.ndarray]], sides: Sequence[int | None], own: int
 ) -> dict[tuple[Output, int | None], np.ndarray]:
     """Arrays (c, h, w) of one picture as the store has them, for each output and side."""
     return {
-        (kind, side): as_stored(values[0].cpu().numpy())
+        (kind, side): as_stored(values[0])
         for side in sides
         for kind, values in found[own if side is None else side].items()
     }
@@ -208,7 +206,7 @@ def see(
     *,
     wanted: Sequence[Output] = BOTH,
     load: Loader | None = None,
-) -> Iterator[tuple[str, np.ndarray, dict[int, tuple[Tensor, ...]]]]:
+) -> Iterator[tuple[str, np.ndarray, dict[int, tuple[np.ndarray, ...]]]]:
     """Name of the mask, picture (H, W, 3) uint8 RGB and views of images of a split.
 
     A view is a batch of one of each output that is wanted, (1, c, h, w), by the shorter side.
@@ -221,14 +219,14 @@ def see(
     Raises:
         RecoError: an image cannot be read, or kept features are missing or damaged.
     """
-    device, split = resolve_device(experiment.config.device), experiment.split(role)
+    split = experiment.split(role)
     if features is None:
+        device = resolve_device(experiment.config.device)
         encode = load_networks(experiment, device, set(wanted), load or keeping_loader())
 
-        def rounded(picture: np.ndarray) -> tuple[Tensor, ...]:
-            with torch.inference_mode():
-                found = encode(picture)
-            return tuple(_tensor(as_stored(found[kind].cpu().numpy()), device) for kind in wanted)
+        def rounded(picture: np.ndarray) -> tuple[np.ndarray, ...]:
+            found = encode(picture)
+            return tuple(as_stored(found[kind]).astype(np.float32) for kind in wanted)
 
         for name, picture in read_pictures(split, rows):
             yield name, picture, look(picture, rounded, sides)
@@ -250,11 +248,7 @@ def see(
             name,
             picture,
             {
-                side: tuple(_tensor(read_places([place]), device) for place in found)
+                side: tuple(read_places([place]) for place in found)
                 for side, found in places.items()
             },
         )
-
-
-def _tensor(array: np.ndarray, device: str) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32)).to(device)

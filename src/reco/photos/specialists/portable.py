@@ -27,7 +27,7 @@ class Portable(nn.Module):
     def forward(self, picture: Tensor) -> Tensor:
         """Normalise, pad, predict, cut."""
         pixels = ((picture.float() / 255 - self.mean) / self.std).permute(2, 0, 1)
-        return predict(self.network, pixels[None])[0, CONCEPT].exp()
+        return predict(self.network, pixels[None])[0, CONCEPT]
 
 
 def export_onnx(specialist: Specialist, path: Path, pictures: Sequence[np.ndarray]) -> float:

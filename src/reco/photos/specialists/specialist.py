@@ -6,12 +6,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
-from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
 from reco.config import CRF, Section, Train
@@ -19,6 +17,7 @@ from reco.data.tables import write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
 from reco.files import atomic, read_json, sha256, write_json
+from reco.method.maps import resize
 from reco.method.metrics import IGNORE
 from reco.method.refine import mean_field, shrink
 from reco.photos.picture import Picture, as_picture, fit
@@ -109,21 +108,17 @@ class Specialist:
         """
         picture = as_picture(image)
         small = np.array(fit(picture, self.description.size))
-        scores = maps = (
-            predict_picture(self.network, small, self.normalise, self.device).exp().cpu()
-        )
+        scores = maps = predict_picture(self.network, small, self.normalise, self.device)
         if crf:
             settings = self.description.crf
-            shares = shrink(maps, settings.size).contiguous().numpy()
-            scores = torch.from_numpy(mean_field(small, shares, settings))
-        size = picture.size[::-1]
-        found = interpolate(scores[None, CONCEPT:], size, mode="bilinear", align_corners=False)
+            scores = mean_field(small, shrink(maps, settings.size), settings)
+        found = resize(scores[CONCEPT], picture.size[::-1])
         least = self.description.threshold if threshold is None else threshold
         return Segmentation(
             np.asarray(picture),
             (self.description.word,),
-            np.where(found[0, 0].numpy() >= least, 0, IGNORE).astype(np.int32),
-            maps[CONCEPT:].numpy(),
+            np.where(found >= least, 0, IGNORE).astype(np.int32),
+            maps[CONCEPT:],
             {},
         )
 

@@ -92,7 +92,7 @@ def convert(kind: str, source: Path, out: Path) -> None:
     embeddings: of images, to OUT (.npy) and the list of files beside it (.csv).
     references: embeddings of concepts, to OUT (.safetensors).
     """
-    from reco.data.unpickle import convert_embeddings, convert_references
+    from reco.data.released import convert_embeddings, convert_references
 
     if kind == "embeddings":
         convert_embeddings(source, out, out.with_suffix(".csv"))
