@@ -6,16 +6,14 @@ encoder) are its outputs. ONNX Runtime is two to three times as fast as PyTorch 
 """
 
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reco.device import cpu_threads
-from reco.errors import RecoError
 from reco.files import check_digest
 from reco.models import Output
+from reco.models.runtime import open_session
 
 # Kernel, stride, expansion and number of the blocks of each stage: Tan & Le, "EfficientNet", ICML
 # 2019, with widths times 1.1 and depths times 1.2, without squeeze-and-excitation (Lite).
@@ -165,39 +163,21 @@ def build_graph(weights: Mapping[str, np.ndarray], temperature: float) -> bytes:
 
 
 class Graph:
-    """The network in ONNX Runtime, on as many threads as the job was given.
+    """The network in ONNX Runtime.
 
     An image's values depend neither on the others of its batch nor on the number of threads.
 
     Raises:
-        RecoError: the file is missing or damaged, or this ONNX Runtime or processor cannot run it.
+        RecoError: the file is missing or damaged, or see `open_session`.
     """
 
     name = "onnx"
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
         check_digest(path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cpu_threads()
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # it has a dozen exceptions of its own
-            raise RecoError(
-                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run it "
-                f"({str(error).splitlines()[0]}): install a newer onnxruntime; or delete the file, "
-                "which is then made again"
-            ) from None
+        self._session = open_session(path)
 
     def run(self, images: np.ndarray, wanted: set[Output]) -> dict[Output, np.ndarray]:
         """See `reco.models.Backend.encode`."""
         names = sorted(wanted)
         return dict(zip(names, self._session.run(names, {"pixels": images}), strict=True))
-
-
-def has_runtime() -> bool:
-    """Whether ONNX Runtime is installed: of some Pythons and processors there are no wheels."""
-    return find_spec("onnxruntime") is not None

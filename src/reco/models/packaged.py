@@ -49,6 +49,7 @@ from reco.method.maps import normalise, softmax
 from reco.method.prompts import BARE
 from reco.models import Output, Role, Statistics, check_wanted, kin, lite2, minilm
 from reco.models.preprocessing import Normalised, pixel_statistics
+from reco.models.runtime import has_runtime
 from reco.progress import LOG
 
 FOLDER = Path("data/models/packaged")
@@ -153,7 +154,7 @@ def load(
         convert(folder)
     check_digest(path)
     if engine is None:
-        engine = "onnx" if str(device) == "cpu" and lite2.has_runtime() else "torch"
+        engine = "onnx" if str(device) == "cpu" and has_runtime() else "torch"
     if engine == "onnx":
         return Packaged(lite2.Graph(_graph(folder)), folder, statistics)
     from reco.models.lite2_torch import Network

@@ -202,8 +202,8 @@ def specialist_segment(
 
     Masks have the photographs' sizes, 255 where the concept is. Nothing but MODEL is needed.
     """
-    from reco.photos.specialists.make import segment_photographs
     from reco.photos.specialists.specialist import load_specialist
+    from reco.photos.specialists.use import segment_photographs
 
     loaded = load_specialist(model, device)
     count = segment_photographs(loaded, photos, out, crf=crf, threshold=threshold)

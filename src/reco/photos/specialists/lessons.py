@@ -22,7 +22,8 @@ from reco.models.packaged import convert
 from reco.photos.learned import Learned
 from reco.photos.picture import fit
 from reco.photos.segmenter import Segmenter
-from reco.photos.specialists.specialist import CONCEPT, Description, Example, Specialist
+from reco.photos.specialists.specialist import CONCEPT, Description, Example
+from reco.photos.specialists.trained import Trained
 from reco.progress import LOG, track
 from reco.revision import read_revision
 from reco.workflow.deeplab import PACKAGED_WEIGHTS, build, normalisation
@@ -101,7 +102,7 @@ def make_lessons(
 
 def teach(
     segmenter: Segmenter, learned: Learned, lessons: Sequence[Lesson], iterations: int = ITERATIONS
-) -> tuple[Specialist, list[tuple[int, float, float]]]:
+) -> tuple[Trained, list[tuple[int, float, float]]]:
     """Train a specialist; about a minute on two cores.
 
     Returns:
@@ -123,7 +124,7 @@ def teach(
         curve = list(track(steps, "train", total=iterations, unit="step"))
     network.eval()
     described = _describe(segmenter, learned, settings, len(lessons))
-    return Specialist(described, network, segmenter.device), curve
+    return Trained(described, network, segmenter.device), curve
 
 
 def _write(lesson: Lesson, folder: Path, number: int) -> tuple[Path, Path]:

@@ -1,28 +1,22 @@
 """Specialist: a small segmenter of one concept, and the folder that it is carried in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import nn
-from torchvision.transforms import v2
 
 from reco.config import CRF, Section, Train
-from reco.data.tables import write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
-from reco.files import atomic, read_json, sha256, write_json
+from reco.files import read_json, sha256
 from reco.method.maps import resize
 from reco.method.metrics import IGNORE
 from reco.method.refine import mean_field, shrink
+from reco.models.runtime import has_runtime, open_session
 from reco.photos.picture import Picture, as_picture, fit
 from reco.photos.result import Segmentation
-from reco.workflow.deeplab import build, predict_picture
 
 FORMAT = 1
 FILES = (
@@ -56,7 +50,7 @@ class Description(Section):
         doubt: what speaks against the images that it was learned from; "" = nothing.
         index: folder that they are from.
         archive, unlike: those that show the concept, and those that are background alone.
-        weights: SHA-256 of model.safetensors.
+        weights, graph: SHA-256 of model.safetensors and of model.onnx; "" = there is none.
         code, versions: what it was made with.
     """
 
@@ -75,6 +69,7 @@ class Description(Section):
     archive: list[Example]
     unlike: list[Example]
     weights: str
+    graph: str = ""
     code: str
     versions: dict[str, str]
 
@@ -85,13 +80,11 @@ class Specialist:
 
     Attributes:
         description: see `Description`.
-        network: (b, 3, H, W) normalised pixels -> (b, 2, H/4, W/4), background and concept.
-        device: where the network is.
+        find: (H, W, 3) uint8 RGB -> (H, W) float32 probability of the concept.
     """
 
     description: Description
-    network: nn.Module
-    device: str
+    find: Callable[[np.ndarray], np.ndarray]
 
     def segment(
         self, image: Picture, *, crf: bool = True, threshold: float | None = None
@@ -108,24 +101,19 @@ class Specialist:
         """
         picture = as_picture(image)
         small = np.array(fit(picture, self.description.size))
-        scores = maps = predict_picture(self.network, small, self.normalise, self.device)
+        scores = maps = self.find(small)
         if crf:
             settings = self.description.crf
-            scores = mean_field(small, shrink(maps, settings.size), settings)
-        found = resize(scores[CONCEPT], picture.size[::-1])
+            shares = shrink(np.stack([1 - maps, maps]), settings.size)
+            scores = mean_field(small, shares, settings)[CONCEPT]
         least = self.description.threshold if threshold is None else threshold
         return Segmentation(
             np.asarray(picture),
             (self.description.word,),
-            np.where(found >= least, 0, IGNORE).astype(np.int32),
-            maps[CONCEPT:],
+            np.where(resize(scores, picture.size[::-1]) >= least, 0, IGNORE).astype(np.int32),
+            maps[None],
             {},
         )
-
-    @cached_property
-    def normalise(self) -> v2.Normalize:
-        """Of pixels in [0, 1]."""
-        return v2.Normalize(self.description.mean, self.description.std)
 
 
 def check_out(folder: Path) -> None:
@@ -145,27 +133,6 @@ def check_out(folder: Path) -> None:
         )
     if found:
         read_description(folder)
-
-
-def save_specialist(
-    specialist: Specialist, curve: Sequence[tuple[int, float, float]], folder: Path
-) -> None:
-    """Write model.safetensors, model.json and curve.csv, and take away what is of an earlier one.
-
-    Raises:
-        RecoError: the folder holds other files, or the disk is full.
-    """
-    check_out(folder)
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    weights = folder / "model.safetensors"
-    state = {key: value.contiguous() for key, value in specialist.network.state_dict().items()}
-    with atomic(weights) as temporary:
-        temporary.write_bytes(save(state))
-    described = specialist.description.model_copy(update={"weights": sha256(weights)})
-    write_json(folder / "model.json", described.model_dump(mode="json"))
-    rows = [(step, f"{loss:.6f}", f"{rate:.3e}") for step, loss, rate in curve]
-    write_table(folder / "curve.csv", ["step", "loss", "lr"], rows)
 
 
 def read_description(folder: Path) -> Description:
@@ -193,7 +160,10 @@ def read_description(folder: Path) -> Description:
 
 
 def load_specialist(folder: str | Path, device: str = "auto") -> Specialist:
-    """Read a specialist from its folder; model.json and model.safetensors are enough.
+    """Read a specialist from its folder.
+
+    On a CPU model.onnx is used, which needs no PyTorch, where it is there; model.json and
+    model.safetensors are enough.
 
     Args:
         device: see `reco.device.resolve_device`.
@@ -202,16 +172,14 @@ def load_specialist(folder: str | Path, device: str = "auto") -> Specialist:
         RecoError: no such folder, a file is missing or damaged, or of another version.
     """
     folder, device = Path(folder), resolve_device(device)
-    described = read_description(folder)
-    weights = folder / "model.safetensors"
-    damaged = f"{weights}: damaged: copy it again, or train it again with 'reco specialist'"
-    network = build(described.encoder, None, 2)
-    try:
-        if sha256(weights) != described.weights:
-            raise RecoError(damaged)
-        network.load_state_dict(load(weights.read_bytes()))
-    except OSError as error:
-        raise RecoError(f"{weights}: {error.strerror}: copy the whole folder") from None
-    except (SafetensorError, RuntimeError):  # of another network
-        raise RecoError(damaged) from None
-    return Specialist(described, network.to(device).eval(), device)
+    described, graph = read_description(folder), folder / "model.onnx"
+    if device == "cpu" and described.graph and graph.is_file() and has_runtime():
+        if sha256(graph) != described.graph:
+            raise RecoError(
+                f"{graph}: damaged: copy it again, or delete it: model.safetensors has the same"
+            )
+        session = open_session(graph)
+        return Specialist(described, lambda picture: session.run(None, {"picture": picture})[0])
+    from reco.photos.specialists.trained import load_trained
+
+    return load_trained(described, folder, device).specialist
