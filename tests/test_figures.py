@@ -317,7 +317,7 @@ def experiment(request, tmp_path, monkeypatch):
     known = [("cat", k, 1 / k, 3) for k in (1, 2, 3)] if made.index_labels else []
     write_table("retrieval.csv", RETRIEVAL, known)
     scores = [
-        (m.method, m.recipe, m.lgc, m.ce, m.crf, m.archive_size, "val", 0.1, 0.2, 0.3)
+        (m.kind, m.recipe, m.lgc, m.ce, m.crf, m.archive_size, "val", 0.1, 0.2, 0.3)
         for m in [*made.zero_shot, *made.plus]
     ]
     write_table("metrics.csv", METRICS, scores)

@@ -593,7 +593,7 @@ class Experiment:
         """ReCo+ without and with the CRF; nothing where it is not trained."""
         if self.config.train is None:
             return []
-        return [replace(self.best, method="reco_plus", crf=crf) for crf in (False, True)]
+        return [replace(self.best, kind="reco_plus", crf=crf) for crf in (False, True)]
 
 
 def side_name(side: int | None) -> str:

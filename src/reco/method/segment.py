@@ -222,7 +222,7 @@ def predict(
     """
     by_reference: dict[str, list[Method]] = {}
     for method in methods:
-        name = "" if method.method == "denseclip" else method.reference_name
+        name = "" if method.kind == "denseclip" else method.reference_name
         by_reference.setdefault(name, []).append(method)
     images = zip(encoder_features.split(1), dense_features.split(1), strict=True)
     for i, (encoder, dense) in enumerate(images):
@@ -232,8 +232,8 @@ def predict(
                 yield from ((i, method, second) for method in group)
                 continue
             maps = similarity(encoder, knowledge.references[name], size)[0]
-            yield from ((i, method, maps) for method in group if method.method == "reference")
-            both = [method for method in group if method.method != "reference"]
+            yield from ((i, method, maps) for method in group if method.kind == "reference")
+            both = [method for method in group if method.kind != "reference"]
             if both:
                 maps = maps * second  # not in place: the caller may have kept the first factor
                 yield from ((i, method, maps) for method in both)

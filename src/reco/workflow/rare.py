@@ -75,7 +75,7 @@ def rare(
     device, split = resolve_device(experiment.config.device), experiment.split("val")
     methods = _methods(experiment)
     knowledge = read_knowledge(experiment, device, methods)
-    counts = {method.method: np.zeros((2, BINS), np.int64) for method in methods}
+    counts = {method.kind: np.zeros((2, BINS), np.int64) for method in methods}
     rows = read_table(images)
     seen = pairs(see(experiment, "val", rows, [split.geometry.size], features))
     for row, (_, picture, views) in track(
@@ -89,7 +89,7 @@ def rare(
                 place = np.minimum((map_[0].cpu().numpy() * BINS).astype(int), BINS - 1)
                 for label in (0, 1):
                     found = np.bincount(place[truth == label], minlength=BINS)
-                    counts[method.method][label] += found
+                    counts[method.kind][label] += found
     return {name: Histogram(both[1], both[0]) for name, both in counts.items()}
 
 
@@ -97,7 +97,7 @@ def _methods(experiment: Experiment) -> list[Method]:
     best = experiment.paper
     return [
         Method("denseclip", False, False, False, 0),
-        *(replace(best, method=name, crf=False) for name in ("reference", "reco")),
+        *(replace(best, kind=name, crf=False) for name in ("reference", "reco")),
     ]
 
 

@@ -69,16 +69,16 @@ def mask_folders(methods: Sequence[Method], zero_shot: Path, plus: Path | None) 
     Args:
         zero_shot, plus: where the masks of `reco segment-split` and of `reco segment-plus` are.
     """
-    roots = {method: plus if method.method == "reco_plus" else zero_shot for method in methods}
+    roots = {method: plus if method.kind == "reco_plus" else zero_shot for method in methods}
     return [root / method.slug for method, root in roots.items() if root]
 
 
 def column_names(methods: Sequence[Method]) -> list[str]:
     """Names of methods side by side; ReCo's recipe is named where there is more than one."""
-    recos = [method for method in methods if method.method == "reco"]
+    recos = [method for method in methods if method.kind == "reco"]
     named = recos if len({method.recipe for method in recos}) > 1 else []
     return [
-        method_name(method.method, method.crf, method.recipe if method in named else "")
+        method_name(method.kind, method.crf, method.recipe if method in named else "")
         for method in methods
     ]
 
