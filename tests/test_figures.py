@@ -29,7 +29,7 @@ from reco.method.variants import Method
 from reco.workflow.evaluate import METRICS, RETRIEVAL
 from reco.workflow.figures.archive_size import archive_size_figure
 from reco.workflow.figures.precision import precision_figure
-from reco.workflow.figures.predictions import Prediction, overlay, predictions_figure, row_colors
+from reco.workflow.figures.predictions import Prediction, overlay, predictions_figure, row_colours
 from reco.workflow.figures.style import spread, write_figure
 from reco.workflow.figures.training import training_figure
 from reco.workflow.tables.components import components_table
@@ -176,7 +176,7 @@ def test_colors_go_to_the_ground_truth_first_by_scored_area():
     truth = np.array([[3, 3, 1, -1]])
     guesses = [np.array([[2, 2, 1, 7]]), np.array([[2, 5, 3, 7]])]
     row = Prediction("x", np.zeros((1, 4, 3), np.uint8), truth, guesses)
-    assert row_colors(row) == dict(zip([3, 1, 2, 5], PALETTE, strict=False))
+    assert row_colours(row) == dict(zip([3, 1, 2, 5], PALETTE, strict=False))
     assert row.accuracies.tolist() == [1 / 3, 0]
 
 

@@ -85,9 +85,9 @@ def cosegment(
     support = find(pixels, columns, variant).reshape(n, h * w)
     seeds = support.argmax(1)
     reference = merge_seeds(pixels[_beside(np.arange(n), seeds), seeds], merge)
-    places = xp.stack([seeds // w, seeds % w], 1)
+    positions = xp.stack([seeds // w, seeds % w], 1)
     support = support.reshape(n, h, w)
-    return Cosegmentation(*(_like(result, features) for result in (reference, places, support)))
+    return Cosegmentation(*(_like(result, features) for result in (reference, positions, support)))
 
 
 def exact_support(pixels: Any, weights: Any, variant: Variant) -> Any:
@@ -116,9 +116,9 @@ def best_matches(pixels: Any, weights: Any) -> Any:
     best = _beside(np.empty((n, n * p), np.float32), pixels)
     step = max(1, BLOCK // p)
     groups = [(i, min(i + step, n)) for i in range(0, n, step)]
-    for place, (i, i_end) in enumerate(groups):
+    for number, (i, i_end) in enumerate(groups):
         rows = slice(i * p, i_end * p)
-        for j, j_end in groups[place:]:
+        for j, j_end in groups[number:]:
             columns = slice(j * p, j_end * p)
             block = scaled[rows] @ scaled[columns].T
             best[j:j_end, rows] = xp.amax(block.reshape(-1, j_end - j, p), 2).T

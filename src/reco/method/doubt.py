@@ -48,7 +48,7 @@ def doubt(
     better = int(np.median((rivals > similarities[:, None] + 1e-6).sum(axis=1)))
     if better > BETTER:
         order = np.argsort(-rivals.mean(axis=0), kind="stable")[:3]
-        nearest = ", ".join(repr(names[place]) for place in order)
+        nearest = ", ".join(repr(names[i]) for i in order)
         return (
             f"no image of this index looks like {name!r}; those nearest to it look more like "
             f"{nearest}"

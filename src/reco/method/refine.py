@@ -107,10 +107,10 @@ def largest(maps: Tensor, size: tuple[int, int], labels: Sequence[int]) -> np.nd
     for top in range(0, height, rows):
         band = tall[:, top : top + rows]
         best = torch.full((band.shape[1], width), -torch.inf)
-        place = torch.zeros(best.shape, dtype=torch.int32)
+        first = torch.zeros(best.shape, dtype=torch.int32)
         for i, map_ in enumerate(band.split(1)):
             wide = interpolate(map_[None], best.shape, mode="bilinear", align_corners=False)[0, 0]
-            place[wide > best] = i
+            first[wide > best] = i
             torch.maximum(best, wide, out=best)
-        found[top : top + rows] = known[place.numpy()]
+        found[top : top + rows] = known[first.numpy()]
     return found

@@ -66,7 +66,7 @@ def segment(
         prepare_out,
         prepare_work,
         segment_photos,
-        summarize,
+        summarise,
     )
     from reco.photos.segmenter import load
 
@@ -91,7 +91,7 @@ def segment(
     )
     if work:
         link_results(found, failed, work, out)
-    click.echo(summarize(out))
+    click.echo(summarise(out))
     click.echo(f"\nmasks, overlays, overview.png: {out}")
     if failed and not skip:
         raise RecoError(

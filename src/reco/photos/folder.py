@@ -294,7 +294,7 @@ def _shares(photo: Photo, found: dict[str, Any]) -> Iterator[tuple[object, ...]]
         yield photo.name, entry["id"] - 1, entry["name"], f"{share:.4f}"
 
 
-def summarize(out: Path) -> str:
+def summarise(out: Path) -> str:
     """A table for people: of every concept, in how many photographs it was found, and how much."""
     rows = read_table(out / "summary.csv")
     lines = []

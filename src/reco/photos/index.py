@@ -178,8 +178,8 @@ class Index:
 
     def rows(self, paths: Sequence[str]) -> np.ndarray:
         """(k, d) float32 embeddings of some images, by their paths below the index."""
-        place = _find_rows(Path(self.plan.usable), paths)
-        return np.asarray(self.embeddings[[place[path] for path in paths]], np.float32)
+        found = _find_rows(Path(self.plan.usable), paths)
+        return np.asarray(self.embeddings[[found[path] for path in paths]], np.float32)
 
 
 def _find_rows(usable: Path, paths: Sequence[str]) -> dict[str, int]:

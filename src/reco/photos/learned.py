@@ -181,7 +181,7 @@ def read_learned(plan: Experiment, concept: Concept, index: Index, device: str) 
         least,
         low,
         _doubt(index, concept, rows, texts["retrieval"]),
-        tuple(index.sample.paths[place] for place in unlike),
+        tuple(index.sample.paths[i] for i in unlike),
     )
 
 

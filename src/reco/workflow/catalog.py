@@ -114,9 +114,9 @@ def read_seen(known: Path, root: Path) -> dict[str, Seen]:
         noted, body = known.read_text(encoding="utf-8").split("\n", 1)
         if noted != hashlib.sha256(body.encode()).hexdigest():
             raise ValueError("its digest is another one")
-        place, images = json.loads(body)
-        if place != _place(root):
-            raise ValueError(f"it is of {place}")
+        folder, images = json.loads(body)
+        if folder != _real_name(root):
+            raise ValueError(f"it is of {folder}")
         return {path: Seen(*image) for path, image in images.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         LOG.warning("%s: no use (%s): all images are read again", known, error)
@@ -125,11 +125,11 @@ def read_seen(known: Path, root: Path) -> dict[str, Seen]:
 
 def write_seen(known: Path, root: Path, images: Mapping[str, Seen]) -> None:
     """Keep what is known of the images below `root`: a line with a digest, and one of JSON."""
-    body = json.dumps([_place(root), images]) + "\n"
+    body = json.dumps([_real_name(root), images]) + "\n"
     write_text(known, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
 
 
-def _place(root: Path) -> str:
+def _real_name(root: Path) -> str:
     return printable(str(root.resolve()))
 
 

@@ -47,7 +47,7 @@ def score(masks: Path, split: Split, images: Sequence[Row], labels: int) -> Conf
     return matrix
 
 
-def summarize(
+def summarise(
     metrics: Sequence[dict[str, str]], best: Method, paper: Method
 ) -> dict[str, dict[str, float]]:
     """The scores of DenseCLIP, of ReCo with all its parts and of ReCo+, by method.

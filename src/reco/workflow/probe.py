@@ -110,11 +110,11 @@ def train_probe(
 def _of_labels(experiment: Experiment, knowledge: Knowledge, layer: nn.Linear) -> Probe:
     """A probe of label ids from a map to targets; a label that is no target is never found."""
     weight, bias = layer.weight.detach(), layer.bias.detach()
-    place = torch.from_numpy(experiment.target_labels).to(weight.device)
+    targets = torch.from_numpy(experiment.target_labels).to(weight.device)
     labels = len(experiment.labels)
     weights = weight.new_zeros((labels, weight.shape[1]))
     biases = bias.new_full((labels,), torch.finfo(bias.dtype).min / 4)
-    weights[place], biases[place] = SHARPNESS * weight, bias
+    weights[targets], biases[targets] = SHARPNESS * weight, bias
     return Probe(knowledge.scales, weights, biases)
 
 

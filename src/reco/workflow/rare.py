@@ -46,7 +46,7 @@ class Histogram:
 
     @property
     def otsu(self) -> int:
-        """Place in THRESHOLDS that parts the pixels best by variance (Otsu 1979); no label read."""
+        """Index in THRESHOLDS that parts the pixels best by variance (Otsu 1979); no label read."""
         counts = self.concept + self.background
         values = (np.arange(BINS) + 0.5) / BINS
         below = np.concatenate([[0], counts.cumsum()[:-1]])
@@ -86,9 +86,9 @@ def rare(
             size = (picture.shape[0], picture.shape[1])
             maps = predict(*views[min(size)], knowledge, methods, size)
             for _, method, map_ in maps:
-                place = np.minimum((map_[0].cpu().numpy() * BINS).astype(int), BINS - 1)
+                bins = np.minimum((map_[0].cpu().numpy() * BINS).astype(int), BINS - 1)
                 for label in (0, 1):
-                    found = np.bincount(place[truth == label], minlength=BINS)
+                    found = np.bincount(bins[truth == label], minlength=BINS)
                     counts[method.kind][label] += found
     return {name: Histogram(both[1], both[0]) for name, both in counts.items()}
 
@@ -110,12 +110,12 @@ def table(found: dict[str, Histogram]) -> list[tuple[str, str, str]]:
     ]
 
 
-def summarize(found: dict[str, Histogram]) -> dict[str, dict[str, dict[str, float]]]:
+def summarise(found: dict[str, Histogram]) -> dict[str, dict[str, dict[str, float]]]:
     """The IoU at Otsu's threshold and at the best one, by method."""
 
-    def at(histogram: Histogram, place: int) -> dict[str, float]:
-        iou = round(float(histogram.iou[place]), 6)
-        return {"threshold": float(THRESHOLDS[place]), "iou": iou}
+    def at(histogram: Histogram, i: int) -> dict[str, float]:
+        iou = round(float(histogram.iou[i]), 6)
+        return {"threshold": float(THRESHOLDS[i]), "iou": iou}
 
     return {
         name: {

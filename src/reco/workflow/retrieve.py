@@ -53,10 +53,10 @@ def retrieve_archives(
         raise RecoError(f"{embeddings}: {error}: {MAKE_AGAIN}") from None
     found = read_rows(images, set(rows.ravel().tolist()))
     mark = index_mark(embeddings)
-    for archive, places, vector in zip(archives, rows, vectors, strict=True):
+    for archive, best, vector in zip(archives, rows, vectors, strict=True):
         # In double precision, so that no digit depends on how many concepts were ranked at once.
-        scores = matrix[places].astype(np.float64) @ vector.astype(np.float64)
-        ranked = enumerate(zip(places.tolist(), scores.tolist(), strict=True), 1)
+        scores = matrix[best].astype(np.float64) @ vector.astype(np.float64)
+        ranked = enumerate(zip(best.tolist(), scores.tolist(), strict=True), 1)
         write_table(
             archive,
             ["rank", "path", "key", "similarity", "index"],

@@ -156,19 +156,19 @@ def embed_split(
         total=len(todo),
     )
     for shard in chunks(seen, SHARD):
-        for place, store in stores.items():
-            new = [(key, arrays[place]) for key, arrays in shard if key not in known[place]]
+        for view, store in stores.items():
+            new = [(key, arrays[view]) for key, arrays in shard if key not in known[view]]
             _append(store, new)
-    places = {place: store.places() for place, store in stores.items()}
+    places = {view: store.places() for view, store in stores.items()}
     order = [(kind, side) for side in sides for kind in BOTH]
-    columns = [f"{_column(*place)}_{part}" for place in order for part in ("shard", "row")]
+    columns = [f"{_column(*view)}_{part}" for view in order for part in ("shard", "row")]
     write_table(
         table,
         ["prediction", *columns],
         [
             (
                 row["prediction"],
-                *(value for place in order for value in places[place][row["key"]]),
+                *(value for view in order for value in places[view][row["key"]]),
             )
             for row in rows
         ],

@@ -118,8 +118,8 @@ def _show(gr: ModuleType, found: Answer) -> None:
                 elem_id="table",
             )
             gr.Markdown(HINT)
-    for place, word in enumerate(found.words):
-        with gr.Row(elem_id=f"word-{place}"):
+    for number, word in enumerate(found.words):
+        with gr.Row(elem_id=f"word-{number}"):
             gr.Image(
                 word.map,
                 label=f"Saliency of {word.name}",

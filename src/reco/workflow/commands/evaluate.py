@@ -31,7 +31,7 @@ def evaluate(
     """Score all methods against the ground truth."""
     from reco.data.tables import read_table, write_table
     from reco.files import write_json
-    from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarize
+    from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarise
 
     experiment = open_experiment(config_file)
     methods = [(method, zero_shot / method.slug) for method in experiment.zero_shot]
@@ -40,7 +40,7 @@ def evaluate(
     rows, class_rows = evaluate(methods, experiment.split("val"), images, experiment.scored)
     write_table(metrics, METRICS, rows)
     write_table(per_class, PER_CLASS, class_rows)
-    write_json(summary, summarize(read_table(metrics), experiment.best, experiment.paper))
+    write_json(summary, summarise(read_table(metrics), experiment.best, experiment.paper))
 
 
 @click.command()

@@ -148,17 +148,17 @@ def predictions_figure(
 def _prediction_row(axes: Sequence[Axes], prediction: Prediction, labels: Sequence[str]) -> None:
     for ax in axes:
         bare(ax)
-    colors = row_colors(prediction)
+    colours = row_colours(prediction)
     axes[0].imshow(prediction.picture)
     for ax, guess in zip(axes[1:], [prediction.truth, *prediction.guesses], strict=False):
-        ax.imshow(overlay(prediction.picture, guess, prediction.truth >= 0, colors))
+        ax.imshow(overlay(prediction.picture, guess, prediction.truth >= 0, colours))
     for ax, accuracy in zip(axes[2:], prediction.accuracies, strict=False):
         note = "not scored" if np.isnan(accuracy) else f"{accuracy:.0%} right"
         write_on(ax, 0.025, 0.025, note, ha="left", va="bottom", bbox=OUTLINE, fontsize=6.5)
     true = set(np.unique(prediction.truth))
-    names = [(labels[label], color, label in true) for label, color in colors.items()]
-    handles = [Patch(color=color, label=fill(name, 18)) for name, color, _ in names]
-    if np.setdiff1d(prediction.guesses, list(colors)).size:
+    names = [(labels[label], colour, label in true) for label, colour in colours.items()]
+    handles = [Patch(color=colour, label=fill(name, 18)) for name, colour, _ in names]
+    if np.setdiff1d(prediction.guesses, list(colours)).size:
         handles.append(Patch(color=GREY, label="any other"))
     legend = axes[-1].legend(
         handles=handles,
@@ -173,14 +173,14 @@ def _prediction_row(axes: Sequence[Axes], prediction: Prediction, labels: Sequen
         text.set_fontweight("bold" if is_true else "normal")
 
 
-def row_colors(prediction: Prediction) -> dict[int, str]:
+def row_colours(prediction: Prediction) -> dict[int, str]:
     """Colours of the labels that matter in an image: of the ground truth first, then predicted.
 
     Larger areas first, counted where the image is scored; labels beyond the palette get none.
     """
     scored = prediction.truth >= 0
-    places = scored if scored.any() else np.ones_like(scored)
-    groups = [prediction.truth[places], np.concatenate([g[places] for g in prediction.guesses])]
+    counted = scored if scored.any() else np.ones_like(scored)
+    groups = [prediction.truth[counted], np.concatenate([g[counted] for g in prediction.guesses])]
     ordered: dict[int, None] = {}
     for group in groups:
         ids, areas = np.unique(group[group >= 0], return_counts=True)
@@ -189,7 +189,7 @@ def row_colors(prediction: Prediction) -> dict[int, str]:
 
 
 def overlay(
-    picture: np.ndarray, guess: np.ndarray, scored: np.ndarray, colors: Mapping[int, str]
+    picture: np.ndarray, guess: np.ndarray, scored: np.ndarray, colours: Mapping[int, str]
 ) -> np.ndarray:
     """Labels in colour over a picture that is pale where nothing is scored.
 
@@ -197,15 +197,15 @@ def overlay(
         picture: (h, w, 3) uint8.
         guess: (h, w) label ids; -1 is left without colour.
         scored: (h, w) bool; the border of this region is drawn in black.
-        colors: of label ids; others are grey.
+        colours: of label ids; others are grey.
 
     Returns:
         (h, w, 3) uint8.
     """
     inside = scored[..., None]
     paint = np.full(picture.shape, to_rgb(GREY))
-    for label, color in colors.items():
-        paint[guess == label] = to_rgb(color)
+    for label, colour in colours.items():
+        paint[guess == label] = to_rgb(colour)
     pale = blend(picture, np.ones(3), np.where(inside, 0.0, 0.6))
     painted = blend(pale, paint, np.where(inside, 0.7, 0.25) * (guess != IGNORE)[..., None])
     border = binary_dilation(scored) & ~scored
