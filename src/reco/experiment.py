@@ -17,7 +17,7 @@ import numpy as np
 from reco.code import code_fingerprint
 from reco.concepts import Concept, check_concepts, check_slugs, slugify
 from reco.config import Config, FolderBenchmark, FolderIndex, StampsBenchmark
-from reco.data.benchmarks import Dataset, Folder, dataset
+from reco.data.benchmarks import Folder, Reader, reader_of
 from reco.data.embeddings import Description, read_description
 from reco.data.folder import read_classes
 from reco.data.geometry import choose_geometry
@@ -128,12 +128,12 @@ class Experiment:
         )
 
     @cached_property
-    def reader(self) -> Dataset:
+    def reader(self) -> Reader:
         """The reader of the benchmark, which knows its names; without one, nothing is scored."""
         benchmark = self.config.benchmark
         if isinstance(benchmark, FolderBenchmark):
             if benchmark.kind != "folder":
-                return dataset(benchmark.kind)
+                return reader_of(benchmark.kind)
             names = tuple(read_classes(benchmark.root))
         elif benchmark:
             names = tuple(dict.fromkeys(row["concept"] for row in read_table(shipped(CUTOUTS))))
@@ -147,7 +147,7 @@ class Experiment:
         if isinstance(benchmark, FolderBenchmark):
             if role == "train" and benchmark.train_root:
                 # COCO-Stuff's val is scored, COCO-Stuff10K's train images are learned from.
-                return Split(dataset("coco_stuff10k"), benchmark.train_root, "train", geometry)
+                return Split(reader_of("coco_stuff10k"), benchmark.train_root, "train", geometry)
             return Split(self.reader, benchmark.root, getattr(benchmark, role), geometry)
         return Split(self.reader, Path(self.scenes, "benchmark"), role, geometry)
 
@@ -161,7 +161,7 @@ class Experiment:
             version: fingerprint of its weights and preprocessing; the code counts besides.
             size: side of its input in pixels; None for text.
         """
-        folder = f"text/{what}" if what.startswith("text") else f"{self.dataset}/{what}"
+        folder = f"text/{what}" if what.startswith("text") else f"{self.index_in_store}/{what}"
         computed = fingerprint([version, code_fingerprint(*PIXELS, backend(spec))])
         model = f"{fingerprint(spec, 6)}-{computed}" + (f"-{size}" if size else "")
         return f"data/store/{folder}/{model}"
@@ -176,7 +176,7 @@ class Experiment:
         split = self.split(role)
         geometry = split.geometry
         pixels = fingerprint([geometry.size, geometry.crop, int(geometry.resample)], 6)
-        name = "stamps" if self._stamped else _dataset(split.root)
+        name = "stamps" if self._stamped else _in_store(split.root)
         computed = fingerprint([version, code_fingerprint(*PIXELS, backend(spec))])
         model = f"{fingerprint(spec, 6)}-{computed}-{pixels}-{side}"
         return f"data/store/{name}{SPLITS}/{what}/{model}"
@@ -211,14 +211,14 @@ class Experiment:
     @property
     def digests(self) -> str:
         """Digests of the images of the index, by path, size and time; experiments share them."""
-        return f"data/store/{self.dataset}/digests.json"
+        return f"data/store/{self.index_in_store}/digests.json"
 
     @property
-    def dataset(self) -> str:
+    def index_in_store(self) -> str:
         """Name of the index in the store."""
         if self.config.index.kind == "stamps":
             return "stamps"
-        return _dataset(self.index_root)
+        return _in_store(self.index_root)
 
     def model(self, role: str) -> list[str]:
         """What tells whether a role's model changed: spec, precision, code, checkpoint."""
@@ -289,7 +289,7 @@ class Experiment:
     def _known_names(self) -> Sequence[str]:
         """The names that the benchmark predicts, or that the index knows where there is none."""
         if self.config.benchmark is None and self.config.index.kind == "imagenet":
-            return dataset("imagenet").classes
+            return reader_of("imagenet").classes
         return self.reader.predicted
 
     @property
@@ -601,7 +601,7 @@ def side_name(side: int | None) -> str:
     return "own" if side is None else str(side)
 
 
-def _dataset(root: Path) -> str:
+def _in_store(root: Path) -> str:
     """Name of a folder of images in the store."""
     return f"{root.name}-{fingerprint(str(root.absolute()), 6)}"
 

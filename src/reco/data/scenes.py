@@ -156,7 +156,7 @@ def _decks(items: Sequence[Photograph], rng: np.random.Generator) -> Iterator[Ph
         yield from (items[i] for i in rng.permutation(len(items)))
 
 
-# ---- the whole data set -----------------------------------------------------------------------
+# ---- the whole dataset -----------------------------------------------------------------------
 
 
 @dataclass
@@ -167,7 +167,7 @@ class Press:
         studio: draws.
         labels: label id of every concept.
         out: folder that the layout is written to.
-        seed: of the whole data set.
+        seed: of the whole dataset.
     """
 
     studio: Studio

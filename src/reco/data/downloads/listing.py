@@ -104,14 +104,14 @@ class Download(Named):
 
 
 class Layout(Section):
-    """Files that a data set must have: a pattern below its root, and how many there are."""
+    """Files that a dataset must have: a pattern below its root, and how many there are."""
 
     path: str = Field(pattern=r"^[^/\s][^\s]*$")
     count: int = Field(gt=0)
 
 
 class Gated(Named):
-    """A data set that its owners give only to those who sign up.
+    """A dataset that its owners give only to those who sign up.
 
     Attributes:
         page: where to sign up.

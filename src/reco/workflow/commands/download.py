@@ -48,13 +48,13 @@ def fetch(packages: Path, source: str, folder: Path) -> None:
     "--folder", type=FILE, default="data/downloads", show_default=True, help="Where they go."
 )
 @click.option(
-    "--root", type=FILE, help="Where a data set lies that you signed for.  [default: FOLDER/NAME]"
+    "--root", type=FILE, help="Where a dataset lies that you signed for.  [default: FOLDER/NAME]"
 )
 @click.option(
     "--listing", type=FILE, default="config/downloads.yaml", show_default=True, help="The list."
 )
 def download(names: tuple[str, ...], folder: Path, root: Path | None, listing: Path) -> None:
-    """Fetch data sets and weights of the paper.
+    """Fetch datasets and weights of the paper.
 
     \b
     reco download                    # lists what there is
