@@ -19,7 +19,7 @@ from reco.errors import RecoError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 MAKE_ROOM = "the disk is full: free space and run again; what is done is kept"
-SETTLED = 2 * 10**9  # ns; the times of no file system are coarser
+SETTLED = 2 * 10**9  # ns; the times of no file system are coarser: later, a change may not show
 MAKE_AGAIN = "delete it and run the stage that makes it again"
 CHECKOUT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from timm.data import ImageNetInfo
 
 BEST = 5  # images that are looked at
 BETTER = 4  # names that may fit them better, in the median: for other words of the same thing
-CONTRAST = 0.25  # share of its best similarity that a word must lose on the 10th percentile
+FALL = 0.25  # share of its best similarity that a word must lose on the 10th percentile
 
 
 def vocabulary() -> list[str]:
@@ -54,7 +54,7 @@ def doubt(
             f"{nearest}"
         )
     top = float(similarities.mean())
-    if top <= 0 or (top - float(np.quantile(sample, 0.1))) < CONTRAST * top:
+    if top <= 0 or (top - float(np.quantile(sample, 0.1))) < FALL * top:
         return (
             f"{name!r} fits all images of this index about alike, so the model may not know the "
             "word: try a more common one, or a narrower one"

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize as unit
 
 from reco.method.variants import Method
 
-NEAREST = 3  # prototypes that a position is compared with
+NEIGHBOURS = 3  # prototypes that a position is compared with
 WEIGHT = 1.5  # of their cosine beside the text's
 COSINES = 1 << 24  # that are held at a time: 64 MiB
 
@@ -102,11 +102,11 @@ class Knowledge:
 
 
 def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
-    """Mean of the NEAREST largest cosines with each concept's prototypes: (b, concepts, h, w).
+    """Mean of the NEIGHBOURS largest cosines with each concept's prototypes: (b, concepts, h, w).
 
     Args:
         features: (b, c, h, w) whitened unit vectors.
-        prototypes: (concepts, n, c) unit vectors; of fewer than NEAREST all count.
+        prototypes: (concepts, n, c) unit vectors; of fewer than NEIGHBOURS all count.
     """
     _, n, c = prototypes.shape
     positions = features.flatten(2).transpose(1, 2)
@@ -114,7 +114,7 @@ def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
     found = []
     for own in prototypes.split(step):
         cosines = positions @ own.reshape(-1, c).T
-        best = cosines.unflatten(2, own.shape[:2]).topk(min(NEAREST, n), dim=3).values
+        best = cosines.unflatten(2, own.shape[:2]).topk(min(NEIGHBOURS, n), dim=3).values
         found.append(best.mean(3).transpose(1, 2))
     return torch.cat(found, dim=1).unflatten(2, features.shape[2:])
 

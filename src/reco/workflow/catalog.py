@@ -21,12 +21,11 @@ from reco.data.images import read_size
 from reco.data.split import Split
 from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
-from reco.files import sha256, write_text
+from reco.files import SETTLED, sha256, write_text
 from reco.method.metrics import IGNORE
 from reco.progress import LOG, track
 
-CHUNK = 64  # images that a thread takes at a time
-SETTLED = 2 * 10**9  # ns: a file that changed later may change again within one tick of its clock
+PER_THREAD = 64  # images that a thread takes at a time
 
 
 class Seen(NamedTuple):
@@ -92,7 +91,7 @@ def see_images(
     def see(part: Sequence[str]) -> list[Seen]:
         return [_see(root / path, before.get(path)) for path in part]
 
-    parts = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    parts = [paths[start : start + PER_THREAD] for start in range(0, len(paths), PER_THREAD)]
     with ThreadPoolExecutor(workers) as pool:
         for found in pool.map(see, parts):
             yield from found

@@ -25,7 +25,7 @@ from reco.models import Backend, Loader, Output, load
 from reco.progress import LOG, track
 from reco.workflow.retrieve import read_archive
 
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 BATCH = 16
 BLOCK = 4096  # embeddings that are held at a time on their way into one matrix
 SHARD = 256  # images in a file of the store: what a killed run computes again at most
@@ -68,7 +68,7 @@ def embed_part(
     )
 
 
-def slice_of(rows: Sequence[Row], part: str) -> Sequence[Row]:
+def slice_of(rows: Sequence[Item], part: str) -> Sequence[Item]:
     """The rows of one part: of `3-of-64`, the third of 64 slices of equal length."""
     number, parts = (int(text) for text in part.split("-of-"))
     return rows[len(rows) * (number - 1) // parts : len(rows) * number // parts]

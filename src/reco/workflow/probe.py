@@ -16,7 +16,7 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import open_array
 from reco.method.bank import Space
-from reco.method.probe import ROUNDS, SHARPNESS, STEPS, Probe, fit, pseudo_labels, say
+from reco.method.probe import ROUND_STEPS, ROUNDS, SHARPNESS, Probe, fit, pseudo_labels, say
 from reco.method.segment import Knowledge, Views
 from reco.models import Loader, load
 from reco.progress import track
@@ -25,7 +25,7 @@ from reco.workflow.segment import pairs, read_knowledge, read_scale
 from reco.workflow.views import see
 from reco.workflow.whiten import draw
 
-READ = 16  # images that are read from the store at a time
+AT_A_TIME = 16  # images that are read from the store at a time
 
 
 def embed_lessons(experiment: Experiment, load: Loader = load) -> dict[int, list[dict]]:
@@ -50,8 +50,8 @@ def embed_lessons(experiment: Experiment, load: Loader = load) -> dict[int, list
 def read_lessons(places: Mapping[int, Sequence[Mapping]], device: str) -> Iterator[Views]:
     """The views of each image of `embed_lessons`; dense features of the first scale serve all."""
     first = next(iter(places))
-    for start in range(0, len(places[first]), READ):
-        part = {scale: rows[start : start + READ] for scale, rows in places.items()}
+    for start in range(0, len(places[first]), AT_A_TIME):
+        part = {scale: rows[start : start + AT_A_TIME] for scale, rows in places.items()}
         encoder = {scale: _read(rows, "encoder", device) for scale, rows in part.items()}
         dense = _read(part[first], "dense", device).split(1)
         for i, own in enumerate(dense):
@@ -99,7 +99,7 @@ def train_probe(
     layer = nn.Linear(positions.shape[1], len(experiment.targets), device=positions.device)
     for again in range(ROUNDS):
         steps = fit(layer, positions, labels, config.seed + again)
-        for loss, rate in track(steps, "train ReCo+", total=STEPS, unit="step"):
+        for loss, rate in track(steps, "train ReCo+", total=ROUND_STEPS, unit="step"):
             curve.append((len(curve) + 1, loss, rate))
         labels = say(layer, positions)
     if not math.isfinite(curve[-1][1]):

@@ -29,7 +29,7 @@ from reco.progress import LOG, track
 from reco.workflow.embed import chunks, roles_by_model
 
 BOTH: tuple[Output, ...] = ("encoder", "dense")
-SHARD = 32  # pictures whose features are held, and which a killed run computes again at most
+HELD = 32  # pictures whose features are held, and which a killed run computes again at most
 Encoded = TypeVar("Encoded")
 
 
@@ -155,7 +155,7 @@ def embed_split(
         what,
         total=len(todo),
     )
-    for shard in chunks(seen, SHARD):
+    for shard in chunks(seen, HELD):
         for view, store in stores.items():
             new = [(key, arrays[view]) for key, arrays in shard if key not in known[view]]
             _append(store, new)

@@ -17,7 +17,7 @@ from reco.workflow.bank import pack_spaces
 from reco.workflow.embed import embed_features
 from reco.workflow.retrieve import read_rows
 
-SAMPLE = 200  # images: at 320 pixels and stride 32, 20,000 positions
+MEASURED = 200  # images: at 320 pixels and stride 32, 20,000 positions
 
 
 def draw(experiment: Experiment, total: int, count: int) -> list[tuple[str, str]]:
@@ -34,7 +34,7 @@ def draw(experiment: Experiment, total: int, count: int) -> list[tuple[str, str]
 
 
 def whiten_index(experiment: Experiment, embeddings: Path, load: Loader = load) -> None:
-    """Measure the spaces of all scales on SAMPLE images of the index and write them.
+    """Measure the spaces of all scales on MEASURED images of the index and write them.
 
     The features come from the store, which the archives' images share.
 
@@ -45,7 +45,7 @@ def whiten_index(experiment: Experiment, embeddings: Path, load: Loader = load) 
         RecoError: an image cannot be read any more, or see `reco.method.bank.measure`.
     """
     total = len(open_array(embeddings))
-    drawn = draw(experiment, total, SAMPLE)
+    drawn = draw(experiment, total, MEASURED)
     items = {key: experiment.index_root / path for path, key in drawn}
     spaces = {}
     for scale in experiment.config.bank.scales:

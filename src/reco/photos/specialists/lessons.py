@@ -29,7 +29,7 @@ from reco.workflow.deeplab import PACKAGED_WEIGHTS, build, normalisation
 from reco.workflow.train import train
 
 ITERATIONS = 100
-PACKAGES = ("numpy", "pillow", "segmentation-models-pytorch", "timm", "torch", "torchvision")
+VERSIONED = ("numpy", "pillow", "segmentation-models-pytorch", "timm", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -158,5 +158,5 @@ def _describe(segmenter: Segmenter, learned: Learned, settings: Train, lessons: 
         unlike=examples(learned.unlike[: lessons - len(archive)]),
         weights="",
         code=str(read_revision() or "not in a git checkout"),
-        versions={name: metadata.version(name) for name in PACKAGES},
+        versions={name: metadata.version(name) for name in VERSIONED},
     )

@@ -1,14 +1,10 @@
 """Commands of download.smk: what an experiment starts from."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reco.options import CONFIG, FILE, SPLIT, WORKERS, open_experiment
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

@@ -1,20 +1,16 @@
 """Commands of evaluate.smk, and the one that walks back from its results."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from reco.options import CONFIG, FILE, PLUS, images_option, open_experiment
-
-if TYPE_CHECKING:
-    pass
+from reco.options import CONFIG, FILE, PLUS, ZERO_SHOT, images_option, open_experiment
 
 
 @click.command()
 @CONFIG
 @images_option("images of the val split")
-@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment-split`.")
+@ZERO_SHOT
 @PLUS
 @click.option("--metrics", type=FILE, required=True, help="CSV to write: a row per method.")
 @click.option("--per-class", type=FILE, required=True, help="CSV to write: per method and class.")

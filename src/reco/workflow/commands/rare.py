@@ -1,14 +1,10 @@
 """The command of rare.smk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reco.options import CONFIG, FILE, images_option, open_experiment
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

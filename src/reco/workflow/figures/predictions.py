@@ -21,7 +21,7 @@ from reco.data.tables import read_table
 from reco.experiment import Experiment
 from reco.method.metrics import IGNORE
 from reco.method.variants import Method
-from reco.options import CONFIG, FILE, FILES, PLUS, RUN, images_option, open_experiment
+from reco.options import CONFIG, FILES, PLUS, RUN, ZERO_SHOT, images_option, open_experiment
 from reco.progress import track
 from reco.revision import uncommitted
 from reco.workflow.figures.style import OUTLINE, STYLE, bare, blend, spread, write_figure, write_on
@@ -215,7 +215,7 @@ def overlay(
 @click.command()
 @CONFIG
 @images_option("images of the val split")
-@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment-split`.")
+@ZERO_SHOT
 @PLUS
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Images.")
 @RUN
