@@ -19,8 +19,6 @@ from reco.errors import RecoError
 from reco.explain import explain, not_text, shown
 from reco.files import fingerprint
 
-SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-
 
 def _one_line(text: str) -> str:
     """Text as it is kept, NFC and without blanks around it."""

@@ -99,7 +99,7 @@ def see_images(
 
 def _see(path: Path, before: Seen | None) -> Seen:
     state = file_state(path)  # first: what changes while it is read has another time then
-    return before if before and before[:2] == state else Seen(*state, _key(path))
+    return before if before and (before.size, before.changed) == state else Seen(*state, _key(path))
 
 
 def read_seen(known: Path, root: Path) -> dict[str, Seen]:

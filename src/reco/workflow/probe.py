@@ -18,7 +18,7 @@ from reco.files import open_array
 from reco.method.bank import Space
 from reco.method.probe import ROUND_STEPS, ROUNDS, SHARPNESS, Probe, fit, pseudo_labels, say
 from reco.method.segment import Knowledge, Views
-from reco.models import Loader, load
+from reco.models import Loader, Output, load
 from reco.progress import track
 from reco.workflow.embed import embed_features
 from reco.workflow.segment import pairs, read_knowledge, read_scale
@@ -28,7 +28,9 @@ from reco.workflow.whiten import draw
 AT_A_TIME = 16  # images that are read from the store at a time
 
 
-def embed_lessons(experiment: Experiment, load: Loader = load) -> dict[int, list[dict]]:
+def embed_lessons(
+    experiment: Experiment, load: Loader = load
+) -> dict[int, list[dict[Output, Place]]]:
     """Bring the features of the index images that the probe learns from into the store.
 
     Returns:
@@ -47,7 +49,9 @@ def embed_lessons(experiment: Experiment, load: Loader = load) -> dict[int, list
     return found
 
 
-def read_lessons(places: Mapping[int, Sequence[Mapping]], device: str) -> Iterator[Views]:
+def read_lessons(
+    places: Mapping[int, Sequence[Mapping[Output, Place]]], device: str
+) -> Iterator[Views]:
     """The views of each image of `embed_lessons`; dense features of the first scale serve all."""
     first = next(iter(places))
     for start in range(0, len(places[first]), AT_A_TIME):
@@ -58,7 +62,7 @@ def read_lessons(places: Mapping[int, Sequence[Mapping]], device: str) -> Iterat
             yield {scale: (features[i : i + 1], own) for scale, features in encoder.items()}
 
 
-def _read(rows: Sequence[Mapping[str, Place]], kind: str, device: str) -> Tensor:
+def _read(rows: Sequence[Mapping[Output, Place]], kind: Output, device: str) -> Tensor:
     return torch.from_numpy(read_places([row[kind] for row in rows])).to(device)
 
 
@@ -102,8 +106,9 @@ def train_probe(
         for loss, rate in track(steps, "train ReCo+", total=ROUND_STEPS, unit="step"):
             curve.append((len(curve) + 1, loss, rate))
         labels = say(layer, positions)
-    if not math.isfinite(curve[-1][1]):
-        raise RecoError(f"training: the loss is {curve[-1][1]}: check the encoder's features")
+    *_, (_, last, _) = curve
+    if not math.isfinite(last):
+        raise RecoError(f"training: the loss is {last}: check the encoder's features")
     return _of_labels(experiment, knowledge, layer), curve, total
 
 

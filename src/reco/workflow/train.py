@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from reco.config import Train
-from reco.data.geometry import BILINEAR, NEAREST, Geometry
+from reco.data.geometry import BILINEAR, NEAREST
 from reco.data.split import Row, Split
 from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
@@ -32,13 +32,13 @@ from reco.models.preprocessing import read_checkpoint
 from reco.progress import LOG, track
 from reco.work import is_whole, publish, working_folder
 from reco.workflow.checkpoint import CHECKPOINT, read_checkpoint_into, write_checkpoint
-from reco.workflow.crops import AS_THEY_ARE, draw_batches
+from reco.workflow.crops import draw_batches
 from reco.workflow.deeplab import (
-    PACKAGED_WEIGHTS,
     build,
     load_deeplab,
     normalisation,
     predict_picture,
+    starting_weights,
 )
 from reco.workflow.masks import mask_writer
 from reco.workflow.probe import pack_probe, train_probe, unpack_probe
@@ -53,23 +53,18 @@ def train(
     seed: int,
     device: str,
     workers: int = 1,
-    geometry: Geometry = AS_THEY_ARE,
-    lessons: np.ndarray | None = None,
 ) -> Iterator[tuple[int, float, float]]:
     """Train in place; yields (step from 1, loss, learning rate of the head).
 
     Args:
         images: paths of images and pseudo-masks (label ids).
         workers: processes that read and augment.
-        geometry, lessons: see `PseudoMasks`.
 
     Raises:
         RecoError: the loss is not finite.
     """
     optimiser = make_optimiser(model, settings, seed=seed, device=device)
-    batches = draw_batches(
-        images, settings, seed=seed, workers=workers, geometry=geometry, lessons=lessons
-    )
+    batches = draw_batches(images, settings, seed=seed, workers=workers)
     yield from take_steps(model, optimiser, batches, settings, device)
 
 
@@ -184,7 +179,7 @@ def train_plus(
 
 def _start(settings: Train) -> list[Path]:
     """The file of weights that the network starts with, where it is one."""
-    start = PACKAGED_WEIGHTS if settings.encoder == "packaged" else settings.encoder_weights
+    start = starting_weights(settings)
     return [Path(start)] if start and Path(start).is_file() else []
 
 
@@ -211,9 +206,7 @@ def train_deeplab(
     smooth = BILINEAR if split.geometry.resample == NEAREST else split.geometry.resample
     geometry = replace(split.geometry, resample=smooth)
     torch.manual_seed(config.seed)
-    packaged = settings.encoder == "packaged"
-    start = PACKAGED_WEIGHTS if packaged else settings.encoder_weights
-    network = build(settings.encoder, start, len(experiment.learned))
+    network = build(settings.encoder, starting_weights(settings), len(experiment.learned))
     device = resolve_device(config.device)
     optimiser = make_optimiser(network, settings, seed=config.seed, device=device)
     rows: list[Sequence[object]] = list(read_checkpoint_into(checkpoint, network, optimiser))

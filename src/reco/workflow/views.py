@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from reco.data.batches import ahead
+from reco.data.features import place_columns, place_in
 from reco.data.geometry import Geometry
 from reco.data.split import Row, Split
-from reco.data.store import Place, Store, as_stored, read_places
+from reco.data.store import Store, as_stored, read_places
 from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
@@ -26,7 +27,7 @@ from reco.experiment import Experiment, side_name
 from reco.files import MAKE_AGAIN
 from reco.models import Loader, Output, keeping_loader, load
 from reco.progress import LOG, track
-from reco.workflow.embed import chunks, roles_by_model
+from reco.workflow.embed import chunks, load_model, roles_by_model
 
 BOTH: tuple[Output, ...] = ("encoder", "dense")
 HELD = 32  # pictures whose features are held, and which a killed run computes again at most
@@ -61,13 +62,7 @@ def load_networks(
     roles = {
         spec: kinds & wanted for spec, kinds in roles_by_model(experiment).items() if kinds & wanted
     }
-    settings = experiment.config.models
-    models = {
-        spec: load(
-            spec, device=device, statistics=settings.statistics, precision=settings.precision
-        )
-        for spec in roles
-    }
+    models = {spec: load_model(experiment, spec, device, load) for spec in roles}
 
     def encode(picture: np.ndarray) -> dict[Output, Tensor]:
         image = Image.fromarray(picture)
@@ -126,13 +121,12 @@ def embed_split(
         RecoError: an image cannot be read, or a network gives what the store cannot hold.
     """
     load = load or keeping_loader()
-    config, rows, split = experiment.config, read_table(images), experiment.split(role)
-    device, sides = resolve_device(config.device), experiment.sides(role)
+    rows, split = read_table(images), experiment.split(role)
+    device, sides = resolve_device(experiment.config.device), experiment.sides(role)
     encode = load_networks(experiment, device, set(BOTH), load)
     stores: dict[tuple[Output, int | None], Store] = {}
     for spec, kinds in roles_by_model(experiment).items():
-        options = {"statistics": config.models.statistics, "precision": config.models.precision}
-        version = load(spec, device=device, **options).version
+        version = load_model(experiment, spec, device, load).version
         for kind in kinds:
             for side in sides:
                 folder = experiment.split_store(role, kind, spec, version, side_name(side))
@@ -161,10 +155,9 @@ def embed_split(
             _append(store, new)
     places = {view: store.places() for view, store in stores.items()}
     order = [(kind, side) for side in sides for kind in BOTH]
-    columns = [f"{_column(*view)}_{part}" for view in order for part in ("shard", "row")]
     write_table(
         table,
-        ["prediction", *columns],
+        ["prediction", *place_columns(_column(*view) for view in order)],
         [
             (
                 row["prediction"],
@@ -239,8 +232,7 @@ def see(
         try:
             places = {
                 own if side is None else side: [
-                    Place(kept[name][f"{column}_shard"], int(kept[name][f"{column}_row"]))
-                    for column in (_column(kind, side) for kind in wanted)
+                    place_in(kept[name], _column(kind, side)) for kind in wanted
                 ]
                 for side in sides
             }

@@ -113,7 +113,7 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
     from reco.data.tables import read_table
     from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES
     from reco.files import read_json, shipped, write_json
-    from reco.workflow.plan import images_state
+    from reco.workflow.plan import scan_images
 
     experiment = open_experiment(config_file)
     cutouts, backgrounds = shipped(CUTOUTS), shipped(BACKGROUNDS)
@@ -125,7 +125,8 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
     scenes = Path(experiment.scenes)
     compose(cutouts, backgrounds, photographs, scenes, seed=config.seed, workers=workers, **sizes)
     record = read_json(scenes / "composed.json")
-    write_json(scenes / "composed.json", {**record, "state": images_state(experiment)})
+    state = {name: found.digest for name, found in scan_images(experiment).items()}
+    write_json(scenes / "composed.json", {**record, "state": state})
 
 
 @click.command()
