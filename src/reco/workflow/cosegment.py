@@ -30,9 +30,14 @@ def cosegment_archive(
     """Read an archive's features from the store and write its references as safetensors.
 
     Args:
-        features: CSV (rank, path, dense_shard, dense_row, encoder_shard, encoder_row).
+        features: CSV of `Experiment.features`.
         text: safetensors with `dense` (d,).
         contexts: the reference files of the context concepts to eliminate, in order.
+        variants: names such as `lgc-ce-k20`.
+        temperature, merge, variant: see `reference_variants`, `cosegment`.
+
+    Raises:
+        RecoError: no images, or damaged files.
     """
     rows = read_table(features)
     if not rows:

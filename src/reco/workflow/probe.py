@@ -21,7 +21,7 @@ from reco.method.segment import Knowledge, Views
 from reco.models import Loader, Output, load
 from reco.progress import track
 from reco.workflow.embed import embed_features
-from reco.workflow.segment import pairs, read_knowledge, read_scale
+from reco.workflow.segment import as_views, read_knowledge, read_scale
 from reco.workflow.views import see
 from reco.workflow.whiten import draw
 
@@ -41,7 +41,7 @@ def embed_lessons(
     assert config.train
     total = len(open_array(experiment.embeddings))
     drawn = draw(experiment, total, config.train.index)
-    items = {key: experiment.index_root / path for path, key in drawn}
+    items = {key: experiment.index_root / path for path, key in drawn.values()}
     found = {}
     for scale in config.bank.scales:
         places = embed_features(experiment, items, load, scale) if items else {}
@@ -90,7 +90,7 @@ def train_probe(
         read_table(images),
         list(knowledge.scales),
     )
-    seen = pairs(see(experiment, "train", rows, sides, features, load=load))
+    seen = as_views(see(experiment, "train", rows, sides, features, load=load))
     lessons = chain((views for _, _, views in seen), read_lessons(places, device))
     total = len(rows) + len(places[sides[0]])
     with torch.no_grad():

@@ -18,7 +18,7 @@ from reco.experiment import Experiment
 from reco.method.segment import predict
 from reco.method.variants import Method
 from reco.progress import track
-from reco.workflow.segment import pairs, read_knowledge
+from reco.workflow.segment import as_views, read_knowledge
 from reco.workflow.views import see
 
 BINS = 1000
@@ -77,7 +77,7 @@ def rare(
     knowledge = read_knowledge(experiment, device, methods)
     counts = {method.kind: np.zeros((2, BINS), np.int64) for method in methods}
     rows = read_table(images)
-    seen = pairs(see(experiment, "val", rows, [split.geometry.size], features))
+    seen = as_views(see(experiment, "val", rows, [split.geometry.size], features))
     for row, (_, picture, views) in track(
         zip(rows, seen, strict=True), "score the concept", total=len(rows)
     ):
@@ -102,7 +102,7 @@ def _methods(experiment: Experiment) -> list[Method]:
 
 
 def table(found: dict[str, Histogram]) -> list[tuple[str, str, str]]:
-    """Rows of rare.csv: the IoU of every method at every threshold."""
+    """Rows of rare.csv (method, threshold, IoU)."""
     return [
         (name, f"{threshold:.3f}", f"{iou:.6f}")
         for name, histogram in found.items()

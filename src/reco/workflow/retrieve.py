@@ -65,13 +65,10 @@ def retrieve_archives(
 
 
 def check_index(embeddings: Path, texts: Sequence[Path]) -> None:
-    """Whether embeddings are whole, and of the model that texts were embedded by.
+    """Raise RecoError unless embeddings are whole, and of the model that texts were embedded by.
 
     Their digest is compared unless they are older than what describes them, which is written
     after them: a job per concept cannot read 2 GB twice.
-
-    Raises:
-        RecoError: they are not.
     """
     described = read_description(embeddings)
     if embeddings.stat().st_mtime_ns >= description_of(embeddings).stat().st_mtime_ns:

@@ -30,7 +30,7 @@ from reco.method.train import make_optimiser, take_steps
 from reco.models import keeping_loader
 from reco.models.preprocessing import read_checkpoint
 from reco.progress import LOG, track
-from reco.work import is_whole, publish, working_folder
+from reco.work import publish, working_folder
 from reco.workflow.checkpoint import CHECKPOINT, read_checkpoint_into, write_checkpoint
 from reco.workflow.crops import draw_batches
 from reco.workflow.deeplab import (
@@ -42,6 +42,7 @@ from reco.workflow.deeplab import (
 )
 from reco.workflow.masks import mask_writer
 from reco.workflow.probe import pack_probe, train_probe, unpack_probe
+from reco.workflow.segment import unfinished
 from reco.workflow.views import read_pictures, see
 
 
@@ -260,11 +261,7 @@ def segment_plus(
     rows = read_table(images)
     state = experiment.segment_state(experiment.plus, [images, weights, model])
     work = working_folder(masks, state)
-    todo = [
-        row
-        for row in rows
-        if not is_whole(work / method.slug / row["prediction"] for method in experiment.plus)
-    ]
+    todo = unfinished(rows, experiment.plus, work)
     LOG.info("segment with ReCo+: %d of %d images to segment", len(todo), len(rows))
     with mask_writer(work, experiment.learned_labels, experiment.config.crf, workers) as writer:
         found = _find_plus(experiment, todo, weights, model, features) if todo else []

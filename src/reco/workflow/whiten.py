@@ -20,8 +20,8 @@ from reco.workflow.retrieve import read_rows
 MEASURED = 200  # images: at 320 pixels and stride 32, 20,000 positions
 
 
-def draw(experiment: Experiment, total: int, count: int) -> list[tuple[str, str]]:
-    """(path, key) of `count` index images drawn at random, by the experiment's seed.
+def draw(experiment: Experiment, total: int, count: int) -> dict[int, tuple[str, str]]:
+    """Index images drawn at random, by the experiment's seed: row of the index -> path and key.
 
     A smaller count gives the first ones of a larger one.
 
@@ -30,7 +30,7 @@ def draw(experiment: Experiment, total: int, count: int) -> list[tuple[str, str]
     """
     rows = np.random.default_rng(experiment.config.seed).permutation(total)[:count]
     found = read_rows(Path(experiment.usable), set(rows.tolist()))
-    return [found[row] for row in rows]
+    return {row: found[row] for row in rows.tolist()}
 
 
 def whiten_index(experiment: Experiment, embeddings: Path, load: Loader = load) -> None:
@@ -46,7 +46,7 @@ def whiten_index(experiment: Experiment, embeddings: Path, load: Loader = load) 
     """
     total = len(open_array(embeddings))
     drawn = draw(experiment, total, MEASURED)
-    items = {key: experiment.index_root / path for path, key in drawn}
+    items = {key: experiment.index_root / path for path, key in drawn.values()}
     spaces = {}
     for scale in experiment.config.bank.scales:
         places = embed_features(experiment, items, load, scale)["encoder"]

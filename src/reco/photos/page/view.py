@@ -5,11 +5,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from reco.errors import RecoError
+from reco.photos.page.answer import NONE, Answer, answer, open_photo
 from reco.photos.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from gradio import Blocks
-from reco.photos.page.answer import NONE, Answer, answer, open_photo
 
 PREVIEW = 640  # pixels of the longer side
 HEADERS = ["word", "share of pixels", "doubt"]
