@@ -172,7 +172,7 @@ def prediction(height, width, classes, ignore=True):
     return Prediction("x", picture, truth, guesses)
 
 
-def test_colors_go_to_the_ground_truth_first_by_scored_area():
+def test_colours_go_to_the_ground_truth_first_by_scored_area():
     truth = np.array([[3, 3, 1, -1]])
     guesses = [np.array([[2, 2, 1, 7]]), np.array([[2, 5, 3, 7]])]
     row = Prediction("x", np.zeros((1, 4, 3), np.uint8), truth, guesses)

@@ -213,11 +213,11 @@ def compose(
     photographs: str | Path,
     out: str | Path,
     *,
-    seed: int = 0,
-    size: int = 320,
-    index: int = 1200,
-    train: int = 300,
-    val: int = 120,
+    seed: int,
+    size: int,
+    index: int,
+    train: int,
+    val: int,
     workers: int = 1,
 ) -> None:
     """Write the scenes of all splits to `out` (layout: see the module); same seed, same bytes.

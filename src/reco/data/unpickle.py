@@ -392,7 +392,7 @@ def _vector(path: Path, name: str, value: Any, length: int | None) -> np.ndarray
     """`value` if it is a vector of finite floats, of this length if one is given."""
     if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind != "f":
         raise RecoError(f"{path}: {name}: not a vector of floats: another file?")
-    if len(value) != (len(value) if length is None else length) or not len(value):
+    if not len(value) or length not in (None, len(value)):
         raise RecoError(f"{path}: {name}: {len(value)} numbers, the others have {length}")
     if not np.isfinite(value).all():
         raise RecoError(f"{path}: {name}: holds a number that is not finite: fetch it again")
