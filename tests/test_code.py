@@ -54,6 +54,14 @@ def test_a_stage_depends_on_what_its_module_imports():
         closure("nothing")
 
 
+@pytest.mark.parametrize("module", ["config.train", "config.config", "experiment.__init__"])
+def test_a_name_or_a_setting_is_no_code(package, module):
+    before = printed(package)
+    edit(package, module)
+    assert printed(package) == before
+    assert not any(name.startswith(("config", "experiment")) for name in closure("workflow.train"))
+
+
 def test_jobs_of_a_concept_depend_on_no_network():
     for job in ("retrieve", "cosegment", "bank"):
         names = closure(f"workflow.{job}")

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from reco.config import read_yaml
 from reco.data.folder import find_images, pair_masks, read_mask
 from reco.data.imagenet import LAYOUT, imagenet_names, label_file
 from reco.data.images import read_size, read_values
 from reco.errors import RecoError
-from reco.files import read_text, shipped
+from reco.files import read_text, read_yaml, shipped
 from reco.method.metrics import IGNORE
 
 LABELS = "config/labels"
