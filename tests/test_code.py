@@ -48,8 +48,8 @@ def test_a_stage_depends_on_what_its_module_imports():
     assert {"method.crf", "method.refine", "method.bank", "data.split", "data.geometry"} <= set(
         closure("workflow.segment")
     )
-    assert closure("method.crf") == ("method.crf",)
-    assert sources("method.crf") == [ROOT / "src/reco/method/crf.py"]
+    assert closure("method.crf") == ("method.crf", "method.lattice")
+    assert sources("method.lattice") == [ROOT / "src/reco/method/lattice.py"]
     with pytest.raises(ValueError, match=r"no such module: reco\.nothing"):
         closure("nothing")
 

@@ -57,8 +57,7 @@ class Dataset:
     @classmethod
     def load(cls) -> "Dataset":
         """Read names and ids from config/labels."""
-        file = shipped(f"{LABELS}/{cls.labels}.yaml")
-        data = read_yaml(file)
+        data = read_yaml(shipped(f"{LABELS}/{cls.labels}.yaml"))
         classes = tuple(data.pop("classes"))
         merge = data.pop("merge", None)
         return cls(
@@ -122,8 +121,6 @@ class Dataset:
         parts = image.split("/")[-self.named_by :]
         return "/".join(parts).rsplit(".", 1)[0] + ".png"
 
-    # ---- for the layouts ----------------------------------------------------------------------
-
     def _pairs(self, root: Path, split: str) -> Iterable[tuple[str, str]]:
         """Image and where its mask belongs, in any order; images exist, masks need not."""
         raise NotImplementedError
@@ -149,8 +146,7 @@ class Dataset:
         """The entries of a list file, a name per line, each with its image, which must exist."""
         if not (root / file).exists():
             raise RecoError(f"{root / file}: no such list: {self._where()}")
-        lines = read_text(root / file).split("\n")
-        names = sorted({line.strip() for line in lines} - {""})
+        names = sorted({line.strip() for line in read_text(root / file).split("\n")} - {""})
         if not names:
             raise RecoError(
                 f"{root / file}: lists no images: use the published list ({self._where()})"
@@ -357,15 +353,7 @@ class Folder(Dataset):
 
 READERS: dict[str, type[Dataset]] = {
     reader.kind: reader
-    for reader in (
-        Cityscapes,
-        CocoStuff,
-        CocoStuff10k,
-        KittiStep,
-        PascalContext,
-        FireNet,
-        ImageNet,
-    )
+    for reader in (Cityscapes, CocoStuff, CocoStuff10k, KittiStep, PascalContext, FireNet, ImageNet)
 }
 
 
