@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from reco.config import read_yaml
 from reco.data.folder import find_images, pair_masks, read_mask
 from reco.data.imagenet import LAYOUT, imagenet_names, label_file
 from reco.data.images import read_size, read_values
 from reco.errors import RecoError
-from reco.files import read_text, shipped
+from reco.files import read_text, read_yaml, shipped
 from reco.method.metrics import IGNORE
 
 LABELS = "config/labels"
@@ -58,8 +57,7 @@ class Reader:
     @classmethod
     def load(cls) -> "Reader":
         """Read names and ids from config/labels."""
-        file = shipped(f"{LABELS}/{cls.labels}.yaml")
-        data = read_yaml(file)
+        data = read_yaml(shipped(f"{LABELS}/{cls.labels}.yaml"))
         classes = tuple(data.pop("classes"))
         merge = data.pop("merge", None)
         return cls(
@@ -123,8 +121,6 @@ class Reader:
         parts = image.split("/")[-self.named_by :]
         return "/".join(parts).rsplit(".", 1)[0] + ".png"
 
-    # ---- for the layouts ----------------------------------------------------------------------
-
     def _pairs(self, root: Path, split: str) -> Iterable[tuple[str, str]]:
         """Image and where its mask belongs, in any order; images exist, masks need not."""
         raise NotImplementedError
@@ -150,8 +146,7 @@ class Reader:
         """The entries of a list file, a name per line, each with its image, which must exist."""
         if not (root / file).exists():
             raise RecoError(f"{root / file}: no such list: {self._where()}")
-        lines = read_text(root / file).split("\n")
-        names = sorted({line.strip() for line in lines} - {""})
+        names = sorted({line.strip() for line in read_text(root / file).split("\n")} - {""})
         if not names:
             raise RecoError(
                 f"{root / file}: lists no images: use the published list ({self._where()})"
@@ -358,15 +353,7 @@ class Folder(Reader):
 
 READERS: dict[str, type[Reader]] = {
     reader.kind: reader
-    for reader in (
-        Cityscapes,
-        CocoStuff,
-        CocoStuff10k,
-        KittiStep,
-        PascalContext,
-        FireNet,
-        ImageNet,
-    )
+    for reader in (Cityscapes, CocoStuff, CocoStuff10k, KittiStep, PascalContext, FireNet, ImageNet)
 }
 
 

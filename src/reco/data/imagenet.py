@@ -7,9 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reco.config import read_yaml
 from reco.errors import RecoError
-from reco.files import shipped
+from reco.files import read_yaml, shipped
 
 LAYOUT = "<split>/<WordNet id>/*.JPEG"
 
