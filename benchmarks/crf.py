@@ -26,6 +26,7 @@ from reco.data.folder import find_images
 from reco.data.images import read_image
 from reco.method import crf
 from reco.method.crf import dense_crf
+from reco.method.lattice import make_kernels
 from reco.method.refine import use_one_thread
 from reco.method.segment import saliency
 from reco.models import load
@@ -120,7 +121,7 @@ def bare_products(case: Case) -> Callable[[], None]:
     work = []
     for picture, values in zip(case.pictures, case.probabilities, strict=True):
         cut = partial(crf.cut_blocks, width=len(values), dtype=np.float16)
-        chains = [[cut(m) for m in kernel] for kernel in crf.make_kernels(picture, 1, 3, 67, 3, 4)]
+        chains = [[cut(m) for m in kernel] for kernel in make_kernels(picture, 1, 3, 67, 3, 4)]
         q = torch.from_numpy(values).flatten(1).T.contiguous().half()
         work.append((q, chains))
     vertices = max(chain[0][-1][0].stop for _, chains in work for chain in chains)

@@ -48,10 +48,18 @@ def test_a_stage_depends_on_what_its_module_imports():
     assert {"method.crf", "method.refine", "method.bank", "data.split", "data.geometry"} <= set(
         closure("workflow.segment")
     )
-    assert closure("method.crf") == ("method.crf",)
-    assert sources("method.crf") == [ROOT / "src/reco/method/crf.py"]
+    assert closure("method.crf") == ("method.crf", "method.lattice")
+    assert sources("method.lattice") == [ROOT / "src/reco/method/lattice.py"]
     with pytest.raises(ValueError, match=r"no such module: reco\.nothing"):
         closure("nothing")
+
+
+@pytest.mark.parametrize("module", ["config.train", "config.config", "experiment.__init__"])
+def test_a_name_or_a_setting_is_no_code(package, module):
+    before = printed(package)
+    edit(package, module)
+    assert printed(package) == before
+    assert not any(name.startswith(("config", "experiment")) for name in closure("workflow.train"))
 
 
 def test_jobs_of_a_concept_depend_on_no_network():

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reco.concepts import SLUG, Concept, check_slugs, parse_concepts, slugify
+from reco.concepts import Concept, check_slugs, parse_concepts, slugify
 from reco.errors import RecoError
 from reco.method.prompts import sentences
+
+SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 
 
 @pytest.mark.parametrize(

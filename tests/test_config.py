@@ -17,11 +17,11 @@ from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
 
 import reco
-from reco.config import Config, check_config, config_fingerprint, load, read_concepts, read_yaml
+from reco.config import Config, check_config, config_fingerprint, load, read_concepts
 from reco.data.embeddings import description_of
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.files import write_json
+from reco.files import read_yaml, write_json
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,8 +15,8 @@ from reco.data.benchmarks import (
     READERS,
     UNKNOWN,
     check_sizes,
-    dataset,
     id_table,
+    reader_of,
 )
 from reco.data.imagenet import class_names, imagenet_names
 from reco.errors import RecoError
@@ -57,7 +57,7 @@ def slow_id(kind, value):
         return value if value < 2 else None
     if value == 255:
         return -1
-    reader = dataset("coco_stuff")  # by way of the names: value -> fine name -> coarse class
+    reader = reader_of("coco_stuff")  # by way of the names: value -> fine name -> coarse class
     unnamed = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
     if value > 181:
         return None
@@ -70,7 +70,9 @@ def slow_id(kind, value):
 
 
 def test_names_and_ids_are_those_of_the_datasets():
-    counts = {kind: (len(dataset(kind).classes), len(dataset(kind).predicted)) for kind in MASKED}
+    counts = {
+        kind: (len(reader_of(kind).classes), len(reader_of(kind).predicted)) for kind in MASKED
+    }
     assert counts == {
         "cityscapes": (27, 27),
         "coco_stuff": (27, 171),
@@ -78,7 +80,7 @@ def test_names_and_ids_are_those_of_the_datasets():
         "pascal_context": (59, 59),
         "firenet": (2, 1),
     }
-    cityscapes, kitti = dataset("cityscapes"), dataset("kitti_step")
+    cityscapes, kitti = reader_of("cityscapes"), reader_of("kitti_step")
     assert [cityscapes.classes[i] for i in (0, 2, 16, 26)] == [
         "road",
         "parking lot",
@@ -88,10 +90,10 @@ def test_names_and_ids_are_those_of_the_datasets():
     assert cityscapes.ids[[0, 6, 7, 33]].tolist() == [-1, -1, 0, 26]
     assert [kitti.classes[i] for i in (0, 8, 11, 18)] == ["road", "vegetation", "person", "bicycle"]
     assert set(kitti.classes) < set(cityscapes.classes)
-    pascal = dataset("pascal_context")
+    pascal = reader_of("pascal_context")
     assert (pascal.classes[0], pascal.classes[58]) == ("aeroplane", "wood")
     assert list(pascal.classes) == sorted(pascal.classes)
-    coco = dataset("coco_stuff")
+    coco = reader_of("coco_stuff")
     merged = {name: coco.classes[coco.merge[i]] for i, name in enumerate(coco.predicted)}
     assert merged["person"] == "person"
     assert merged["traffic light"] == "outdoor"
@@ -99,12 +101,12 @@ def test_names_and_ids_are_those_of_the_datasets():
     assert merged["tree"] == "plant"
     assert merged["wood"] == "solid"
     assert set(coco.merge) == set(range(27))
-    assert dataset("coco_stuff10k").classes == coco.classes
+    assert reader_of("coco_stuff10k").classes == coco.classes
 
 
 @pytest.mark.parametrize("kind", [*MASKED, "imagenet"])
 def test_names_can_be_concepts(kind):
-    reader = dataset(kind)
+    reader = reader_of(kind)
     assert len(set(reader.classes)) == len(reader.classes)
     check_slugs([Concept(name=name) for name in reader.predicted])
     if reader.merge is None:
@@ -116,7 +118,7 @@ def test_names_can_be_concepts(kind):
 
 @pytest.mark.parametrize("kind", MASKED[:4])
 def test_context_references_are_reused_by_name_and_by_vegetation(kind):
-    reader = dataset(kind)
+    reader = reader_of(kind)
     wanted = {name: name for name in reader.predicted if name in CONTEXT}
     if "vegetation" in reader.predicted:
         wanted["vegetation"] = "tree"
@@ -126,7 +128,7 @@ def test_context_references_are_reused_by_name_and_by_vegetation(kind):
 @pytest.mark.parametrize("kind", MASKED)
 @given(values=st.lists(st.integers(0, 255), min_size=1))
 def test_ids_are_ignored_or_classes_and_agree_with_the_slow_way(kind, values):
-    reader = dataset(kind)
+    reader = reader_of(kind)
     mapped = reader.ids[np.array(values)]
     known = mapped[mapped != UNKNOWN]
     assert ((known >= IGNORE) & (known < len(reader.classes))).all()
@@ -158,7 +160,7 @@ def test_any_table_maps_to_what_it_was_given(ids, ignore):
     ],
 )
 def test_every_image_has_its_mask(built, kind, split, count, first):
-    reader, root = dataset(kind), built[kind]
+    reader, root = reader_of(kind), built[kind]
     pairs = reader.pairs(root, split, True)
     assert len(pairs) == count
     assert pairs == sorted(pairs) == reader.pairs(root, split, False)
@@ -180,12 +182,12 @@ def test_every_image_has_its_mask(built, kind, split, count, first):
 
 def test_images_and_masks_share_their_names(built):
     def ids(kind, split):
-        pairs = dataset(kind).pairs(built[kind], split, True)
+        pairs = reader_of(kind).pairs(built[kind], split, True)
         return [[Path(path).name.split("_leftImg8bit")[0] for path in pair] for pair in pairs]
 
     for image, mask in ids("cityscapes", "val"):
         assert mask == f"{image}_gtFine_labelIds.png"
-    for image, mask in dataset("kitti_step").pairs(built["kitti_step"], "val", True):
+    for image, mask in reader_of("kitti_step").pairs(built["kitti_step"], "val", True):
         assert image.split("/")[-2:] == mask.split("/")[-2:]
     for image, mask in ids("coco_stuff", "val") + ids("pascal_context", "val"):
         assert Path(image).stem == Path(mask).stem
@@ -197,7 +199,7 @@ def test_prediction_names():
         "kitti_step": "training/image_02/0002/000000.png",
         "coco_stuff": "images/val2017/000000000139.jpg",
     }
-    assert [dataset(kind).prediction_name(image) for kind, image in names.items()] == [
+    assert [reader_of(kind).prediction_name(image) for kind, image in names.items()] == [
         "ulm/ulm_000000_000019_leftImg8bit.png",
         "0002/000000.png",
         "000000000139.png",
@@ -210,7 +212,7 @@ def test_other_common_layouts_give_the_same_masks(built, tmp_path):
         ("kitti_step", {"sorted_by_split": True}),
     ):
         other = getattr(miniatures, f"make_{kind}")(tmp_path / kind, **options)
-        reader = dataset(kind)
+        reader = reader_of(kind)
         here = reader.pairs(built[kind], "val", True)
         there = reader.pairs(other, "val", True)
         for (image, mask), (other_image, other_mask) in zip(here, there, strict=True):
@@ -220,7 +222,7 @@ def test_other_common_layouts_give_the_same_masks(built, tmp_path):
 
 
 def test_training_images_of_coco_stuff10k_have_no_masks(built):
-    reader, root = dataset("coco_stuff10k"), built["coco_stuff10k"]
+    reader, root = reader_of("coco_stuff10k"), built["coco_stuff10k"]
     pairs = reader.pairs(root, "train", False)
     assert pairs == sorted(pairs)
     assert [mask for _, mask in pairs] == [""] * 4
@@ -232,14 +234,14 @@ def test_training_images_of_coco_stuff10k_have_no_masks(built):
 def test_masks_that_are_not_needed_may_be_absent(own):
     root = own("cityscapes")
     shutil.rmtree(root / "gtFine/train")
-    assert {mask for _, mask in dataset("cityscapes").pairs(root, "train", False)} == {""}
+    assert {mask for _, mask in reader_of("cityscapes").pairs(root, "train", False)} == {""}
 
 
 # ---- ImageNet ------------------------------------------------------------------------------------
 
 
 def test_imagenet_is_an_index_with_a_name_per_class(built):
-    reader, root = dataset("imagenet"), built["imagenet"]
+    reader, root = reader_of("imagenet"), built["imagenet"]
     pairs = reader.pairs(root, "train", False)
     assert pairs == sorted(pairs)
     assert len(pairs) == 50
@@ -261,9 +263,9 @@ def test_two_names_of_imagenet_stand_for_two_classes_each():
     assert len(imagenet_names()) == 1000
     assert len(set(names)) == 998
     twice = sorted({name for name in names if names.count(name) > 1})
-    assert twice == ["crane", "maillot"] == sorted(dataset("imagenet").options["dropped"])
-    assert len(dataset("imagenet").classes) == 996
-    assert dataset("imagenet").classes[0] == "tench"
+    assert twice == ["crane", "maillot"] == sorted(reader_of("imagenet").options["dropped"])
+    assert len(reader_of("imagenet").classes) == 996
+    assert reader_of("imagenet").classes[0] == "tench"
 
 
 # ---- mistakes ------------------------------------------------------------------------------------
@@ -271,10 +273,10 @@ def test_two_names_of_imagenet_stand_for_two_classes_each():
 
 def test_unknown_kinds_and_splits_are_named():
     with pytest.raises(RecoError, match="'cityscape' is not known: use one of cityscapes, coco_"):
-        dataset("cityscape")
+        reader_of("cityscape")
     for kind in READERS:
         with pytest.raises(RecoError, match=r"split 'nowhere': .* has .*: mend the config"):
-            dataset(kind).pairs(".", "nowhere", False)
+            reader_of(kind).pairs(".", "nowhere", False)
 
 
 @pytest.mark.parametrize(
@@ -292,19 +294,19 @@ def test_missing_folders_say_the_layout_and_where_to_get_it(own, kind, gone, pag
     root = own(kind)
     shutil.rmtree(root / gone)
     with pytest.raises(RecoError) as caught:
-        dataset(kind).pairs(root, "val", False)
+        reader_of(kind).pairs(root, "val", False)
     message = str(caught.value)
     assert message.startswith(f"{root / gone}: no such folder: {kind}: ")
     assert page in message
     assert "\n" not in message
     (root / gone).mkdir()
     with pytest.raises(RecoError, match=r"holds no .* files: |no such image"):
-        dataset(kind).pairs(root, "val", False)
+        reader_of(kind).pairs(root, "val", False)
 
 
 @pytest.mark.parametrize("kind", MASKED)
 def test_an_image_without_a_mask_is_refused(own, kind):
-    reader, root = dataset(kind), own(kind)
+    reader, root = reader_of(kind), own(kind)
     image, mask = reader.pairs(root, "val", True)[1]
     (root / mask).unlink()
     with pytest.raises(RecoError) as caught:
@@ -321,7 +323,7 @@ def test_an_image_without_a_mask_is_refused(own, kind):
     ],
 )
 def test_lists_must_exist_and_name_images(own, kind, names):
-    reader, root = dataset(kind), own(kind)
+    reader, root = reader_of(kind), own(kind)
     with (root / names).open("a") as file:
         file.write("\n000000000000\n")
     with pytest.raises(RecoError, match=r"000000000000\.jpg: no such image, but .* lists 000"):
@@ -349,7 +351,7 @@ def test_values_that_are_no_label_are_refused(tmp_path, kind, value):
     mode = "RGB" if kind == "kitti_step" else "L"
     Image.new(mode, (3, 2), (value,) * 3 if mode == "RGB" else value).save(tmp_path / "m.png")
     with pytest.raises(RecoError, match=rf"m\.png: value {value} is no label of {kind}: use "):
-        dataset(kind).read_mask(tmp_path / "m.png")
+        reader_of(kind).read_mask(tmp_path / "m.png")
 
 
 @pytest.mark.parametrize("kind", MASKED)
@@ -357,10 +359,10 @@ def test_masks_of_another_mode_and_broken_ones_are_refused(tmp_path, kind):
     wrong = "L" if kind == "kitti_step" else "RGB"
     Image.new(wrong, (3, 2)).save(tmp_path / "m.png")
     with pytest.raises(RecoError, match=rf"m\.png: mode {wrong}, but the masks of {kind} are"):
-        dataset(kind).read_mask(tmp_path / "m.png")
+        reader_of(kind).read_mask(tmp_path / "m.png")
     (tmp_path / "m.png").write_bytes(b"no image")
     with pytest.raises(RecoError, match=r"m\.png: not a readable mask"):
-        dataset(kind).read_mask(tmp_path / "m.png")
+        reader_of(kind).read_mask(tmp_path / "m.png")
 
 
 def test_sizes_are_compared_upright(tmp_path):
@@ -385,4 +387,4 @@ def test_two_images_of_one_name_would_share_a_mask(own):
     root = own("firenet")
     Image.new("RGB", (8, 8)).save(root / "images/extinguisher 0.png")
     with pytest.raises(RecoError, match="rename one"):
-        dataset("firenet").pairs(root, "val", True)
+        reader_of("firenet").pairs(root, "val", True)

@@ -29,7 +29,7 @@ from reco.method.variants import Method
 from reco.workflow.evaluate import METRICS, RETRIEVAL
 from reco.workflow.figures.archive_size import archive_size_figure
 from reco.workflow.figures.precision import precision_figure
-from reco.workflow.figures.predictions import Prediction, overlay, predictions_figure, row_colors
+from reco.workflow.figures.predictions import Prediction, overlay, predictions_figure, row_colours
 from reco.workflow.figures.style import spread, write_figure
 from reco.workflow.figures.training import training_figure
 from reco.workflow.tables.components import components_table
@@ -172,11 +172,11 @@ def prediction(height, width, classes, ignore=True):
     return Prediction("x", picture, truth, guesses)
 
 
-def test_colors_go_to_the_ground_truth_first_by_scored_area():
+def test_colours_go_to_the_ground_truth_first_by_scored_area():
     truth = np.array([[3, 3, 1, -1]])
     guesses = [np.array([[2, 2, 1, 7]]), np.array([[2, 5, 3, 7]])]
     row = Prediction("x", np.zeros((1, 4, 3), np.uint8), truth, guesses)
-    assert row_colors(row) == dict(zip([3, 1, 2, 5], PALETTE, strict=False))
+    assert row_colours(row) == dict(zip([3, 1, 2, 5], PALETTE, strict=False))
     assert row.accuracies.tolist() == [1 / 3, 0]
 
 
@@ -317,7 +317,7 @@ def experiment(request, tmp_path, monkeypatch):
     known = [("cat", k, 1 / k, 3) for k in (1, 2, 3)] if made.index_labels else []
     write_table("retrieval.csv", RETRIEVAL, known)
     scores = [
-        (m.method, m.recipe, m.lgc, m.ce, m.crf, m.archive_size, "val", 0.1, 0.2, 0.3)
+        (m.kind, m.recipe, m.lgc, m.ce, m.crf, m.archive_size, "val", 0.1, 0.2, 0.3)
         for m in [*made.zero_shot, *made.plus]
     ]
     write_table("metrics.csv", METRICS, scores)

@@ -14,7 +14,7 @@ from conftest import ROOT, Project, job_counts
 from safetensors.torch import save_file
 
 from reco.config import load
-from reco.data.benchmarks import dataset
+from reco.data.benchmarks import reader_of
 from reco.data.folder import write_labels
 from reco.data.geometry import NEAREST, Geometry
 from reco.data.split import Split
@@ -205,7 +205,7 @@ def test_coco_stuff_predicts_many_and_scores_few(tmp_path, converted):
 
 def test_merging_comes_after_the_prediction(tmp_path):
     """Fine names that are one coarse class count as right for each other, whatever the size."""
-    reader = dataset("coco_stuff")
+    reader = reader_of("coco_stuff")
     root = miniatures.make_coco_stuff(tmp_path / "coco")
     split = Split(reader, root, "val", Geometry(32, crop=True, resample=NEAREST))
     catalog_split(split, tmp_path / "val.csv", need_masks=True)

@@ -132,7 +132,7 @@ def test_it_learns_what_most_positions_say():
     labels = torch.where(wrong, torch.randint(4, (4000,), generator=generator), truth)
     layer = nn.Linear(32, 4)
     curve = list(fit(layer, features.half(), labels, seed=0))
-    assert len(curve) == constants.STEPS and curve[-1][1] < curve[0][1] == constants.RATE
+    assert len(curve) == constants.ROUND_STEPS and curve[-1][1] < curve[0][1] == constants.RATE
     assert np.isfinite(curve).all() and curve[-1][0] < curve[0][0]
     assert (say(layer, features) == truth).float().mean() > 0.99
     again = nn.Linear(32, 4)
@@ -236,7 +236,7 @@ def test_it_learns_from_train_and_index_and_finds_what_is_there(learned):
         *(f"{side}.{name}" for side in (96, 128) for name in ("mean", "matrix")),
     }
     with open(curve, newline="") as file:
-        assert len(list(csv.DictReader(file))) == constants.ROUNDS * constants.STEPS
+        assert len(list(csv.DictReader(file))) == constants.ROUNDS * constants.ROUND_STEPS
     table = Path(learned.data, "images/val.csv")
     segment_plus(learned, table, weights, model, Path("masks"), 1)
     split = learned.split("val")

@@ -14,14 +14,14 @@ from reco.config import load
 from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
-from reco.workflow.rare import BINS, THRESHOLDS, Histogram, rare, summarize
+from reco.workflow.rare import BINS, THRESHOLDS, Histogram, rare, summarise
 
 COUNTS = st.lists(st.integers(0, 50), min_size=BINS, max_size=BINS).map(np.array)
 
 
 def histogram(saliency, truth):
-    place = (saliency * BINS).astype(int)
-    return Histogram(*(np.bincount(place[truth == label], minlength=BINS) for label in (1, 0)))
+    bins = (saliency * BINS).astype(int)
+    return Histogram(*(np.bincount(bins[truth == label], minlength=BINS) for label in (1, 0)))
 
 
 def test_iou_is_that_of_the_thresholded_maps():
@@ -70,7 +70,7 @@ def test_one_concept_is_asked_for(monkeypatch, tmp_path):
 
 def test_summary_names_both_thresholds():
     found = histogram(np.array([0.1, 0.9, 0.9]), np.array([0, 1, 0]))
-    both = summarize({"reco": found})["reco"]
+    both = summarise({"reco": found})["reco"]
     assert both["best_by_labels"]["iou"] == both["otsu"]["iou"] == 0.5
 
 

@@ -32,7 +32,7 @@ def test_equals_a_stable_sort_with_ties_by_index_order(n, texts, rows, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=3)))
     with pytest.MonkeyPatch.context() as patch:  # products and passes of any length
         patch.setattr(reco.method.retrieve, "ROWS", rows)
-        patch.setattr(reco.method.retrieve, "SCORES", data.draw(st.integers(1, 400)))
+        patch.setattr(reco.method.retrieve, "LOOKED_AT", data.draw(st.integers(1, 400)))
         found, scores = retrieve(np.split(embeddings, cuts), queries, k)
     wanted = slow_retrieve(embeddings @ queries.T, k)
     assert found.tolist() == wanted

@@ -115,7 +115,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(material: Path, out: Path, **kwargs: int) -> Path:
-    options = {"size": 96, "index": 12, "train": 6, "val": 4} | kwargs
+    options = {"seed": 0, "size": 96, "index": 12, "train": 6, "val": 4} | kwargs
     lists = material / "cutouts.csv", material / "backgrounds.csv"
     compose(*lists, material / "photographs", out, **options)
     return out
@@ -282,7 +282,8 @@ def test_the_default_experiment(tmp_path: Path) -> None:
         wanted = [row["path"] for row in listed if row["package"] == name]
         unpack(deb, tmp_path / "photographs" / name, wanted)
     out = tmp_path / "scenes"
-    compose(*lists, tmp_path / "photographs", out, index=1200, train=20, val=120, workers=2)
+    counts = {"index": 1200, "train": 20, "val": 120}
+    compose(*lists, tmp_path / "photographs", out, seed=0, size=320, workers=2, **counts)
     visible = read_json(out / "composed.json")["visible"]
     assert min(visible["index"].values()) >= 25
     assert min(visible["val"].values()) >= 2

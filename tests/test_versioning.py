@@ -33,7 +33,7 @@ def test_every_rule_belongs_to_one_stage():
     rules_of = {**RULES_OF, "train": [r for r in RULES_OF["train"] if r not in masks]}
     known = [rule for rules in rules_of.values() for rule in rules]
     assert len(known) == len(set(known))
-    # the archive of one concept, a data set of the paper, photographs: made when asked for
+    # the archive of one concept, a dataset of the paper, photographs: made when asked for
     on_demand = {"figure_archive", "download", "rare", "figure_rare", "segment"}
     named = {name for _, name, _ in RULES}
     assert named - on_demand <= set(known) <= named | {"all", "archives", "banks", "references"}

@@ -1,7 +1,7 @@
 """Code: which modules a stage's results depend on, from the imports that they hold.
 
-Modules in rooms (`method`, `models`, `data`, `workflow`, `photos`) compute; those beside this file
-hold names, settings and messages, change no number, and are not looked through.
+Modules in rooms (`method`, `models`, `data`, `workflow`, `photos`) compute; those beside this file,
+`NAMES` among them, hold names, settings and messages, change no number, and are not looked through.
 """
 
 import ast
@@ -13,6 +13,7 @@ import grimp
 from reco.files import fingerprint
 
 FOLDER = Path(__file__).parent
+NAMES = ("config", "experiment")  # packages, but no rooms: one module each, in several files
 
 
 @cache
@@ -59,7 +60,9 @@ def _graph() -> grimp.ImportGraph:
 
 def _in_room(module: str) -> bool:
     first = module.split(".")[1:2]
-    return bool(first) and bool(_graph().find_children(f"reco.{first[0]}"))
+    if not first or first[0] in NAMES:
+        return False
+    return bool(_graph().find_children(f"reco.{first[0]}"))
 
 
 def _file(module: str) -> Path:

@@ -19,8 +19,6 @@ from reco.errors import RecoError
 from reco.explain import explain, not_text, shown
 from reco.files import fingerprint
 
-SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-
 
 def _one_line(text: str) -> str:
     """Text as it is kept, NFC and without blanks around it."""
@@ -109,18 +107,18 @@ def check_concepts(entries: object) -> list[Concept]:
     """
     if not isinstance(entries, list | tuple):
         raise RecoError(f"a list of names is wanted, as in [zebra, bus], not {shown(entries)}")
-    concepts = [_check_concept(entry, place) for place, entry in enumerate(entries, 1)]
+    concepts = [_check_concept(entry, number) for number, entry in enumerate(entries, 1)]
     check_slugs(concepts)
     return concepts
 
 
-def _check_concept(entry: object, place: int) -> Concept:
+def _check_concept(entry: object, number: int) -> Concept:
     if not isinstance(entry, str | Mapping | Concept):
-        raise RecoError(f"concept {place}: {not_text(entry)}")
+        raise RecoError(f"concept {number}: {not_text(entry)}")
     try:
         return Concept.model_validate(entry)
     except ValidationError as error:
-        raise RecoError(f"concept {place}: {explain(error.errors()[0], Concept)}") from None
+        raise RecoError(f"concept {number}: {explain(error.errors()[0], Concept)}") from None
 
 
 def slugify(name: str) -> str:

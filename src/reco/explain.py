@@ -19,10 +19,10 @@ def explain(problem: Any, model: type[BaseModel]) -> str:
         problem: of the `errors()` of a ValidationError.
         model: what was checked.
     """
-    place, known, here = _walk(problem["loc"], model)
-    key, value, kind = ".".join(place), problem["input"], problem["type"]
+    keys, known, here = _walk(problem["loc"], model)
+    key, value, kind = ".".join(keys), problem["input"], problem["type"]
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(place[-1], known, 1, 0.5)
+        near = difflib.get_close_matches(keys[-1], known, 1, 0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
         return f"unknown key {key!r}: {hint}"
     message = problem["msg"].removeprefix("Value error, ")
@@ -63,21 +63,21 @@ def shown(value: object) -> str:
 def _walk(
     location: Iterable[str | int], model: type[BaseModel]
 ) -> tuple[list[str], list[str], list[type[BaseModel]]]:
-    """A problem's place as people write it, the keys beside its last part, the models it may hold.
+    """A problem's keys as people write them, those beside the last one, the models it may hold.
 
-    Pydantic's place also names the kind that a choice fell on, as in `index.folder.root`.
+    Pydantic also names the kind that a choice fell on, as in `index.folder.root`.
     """
-    here, place, known = [model], list[str](), list[str]()
+    here, keys, known = [model], list[str](), list[str]()
     for part in map(str, location):
         fields = [found.model_fields[part] for found in here if part in found.model_fields]
         of_kind = [found for found in here if part in _kinds(found)]
         if of_kind and not fields:
             here = of_kind
             continue
-        place.append(part)
+        keys.append(part)
         known = sorted({key for found in here for key in found.model_fields})
         here = [found for field in fields for found in _models(field.annotation)]
-    return place, known, here
+    return keys, known, here
 
 
 def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:

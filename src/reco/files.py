@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
@@ -19,7 +20,7 @@ from reco.errors import RecoError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 MAKE_ROOM = "the disk is full: free space and run again; what is done is kept"
-SETTLED = 2 * 10**9  # ns; the times of no file system are coarser
+SETTLED = 2 * 10**9  # ns; the times of no file system are coarser: later, a change may not show
 MAKE_AGAIN = "delete it and run the stage that makes it again"
 CHECKOUT = Path(__file__).parents[2]
 
@@ -96,6 +97,26 @@ def read_text(path: str | Path) -> str:
     if "\0" in text:  # UTF-16 may pass for UTF-8
         raise RecoError(f"{path}: not UTF-8 text: save it as UTF-8")
     return text
+
+
+def read_yaml(file: str | Path) -> Any:
+    """Read a YAML file (plain data only).
+
+    Raises:
+        RecoError: no such file, a folder, or no YAML.
+    """
+    text = read_text(file)
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise RecoError(
+            f"{file}: not valid YAML: {place}{error.problem or error.context}"
+        ) from None
+    except Exception as error:  # dates that are none, numbers without end, nests without end
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RecoError(f"{file}: not valid YAML: {reason:.200}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

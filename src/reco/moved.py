@@ -19,13 +19,13 @@ MOVED = {
 class _Same(Loader):
     """Gives a module that has another name: one module, two names."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, module: str) -> None:
+        self.module = module
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = import_module(self.place)
-        self.own = module.__spec__
-        return module
+        found = import_module(self.module)
+        self.own = found.__spec__
+        return found
 
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self.own  # which importlib has just replaced

@@ -37,7 +37,7 @@ class Revision:
         return self.commit[:12] + (what if self.dirty else "")
 
     def describe(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Commit, whether files differ from it, and which, as plain data."""
         return {"revision": self.commit, "dirty": self.dirty, "changed": list(self.changed)}
 
 

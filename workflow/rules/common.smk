@@ -13,8 +13,8 @@ from pathlib import Path
 from reco.code import sources
 from reco.concepts import slugify
 from reco.config import check_config, config_fingerprint
-from reco.errors import RecoError
 from reco.data.downloads.listing import read_packages
+from reco.errors import RecoError
 from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES, Experiment
 from reco.files import read_json, shipped, write_json
 from reco.workflow.plan import check_plan, point_jobs_at, state_of_images

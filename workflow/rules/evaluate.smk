@@ -8,10 +8,8 @@ known (else a table without rows); `metrics.json` and `retrieval.json` are their
 # Archives whose precision is measured; a concept that takes over a reference has none.
 RANKED = [EXPERIMENT.archive(slug) for slug in TARGETS if slug in EXPERIMENT.sources]
 
-SEGMENTED, TRAINED = (
-    [],
-    [],
-)  # what the numbers of masks come from, where there is a benchmark
+# What the numbers of masks come from, where there is a benchmark.
+SEGMENTED, TRAINED = [], []
 if SCORED:
     SEGMENTED = [EXPERIMENT.reference(slug) for slug in EXPERIMENT.sources]
     SEGMENTED += EXPERIMENT.learned_by(EXPERIMENT.steps)
@@ -74,7 +72,7 @@ rule precision:
     input:
         archives=RANKED,
         labels=[EXPERIMENT.index_labels] if SETTINGS.index.kind != "folder" else [],
-        scenes=rules.catalog.output.index,
+        index=rules.catalog.output.index,
         code=code("workflow.evaluate"),
     output:
         retrieval=f"{RESULTS}/retrieval.csv",

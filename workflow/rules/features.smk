@@ -1,4 +1,4 @@
-"""Features: dense features of the images of all archives, each image once in its life.
+"""Features: dense and encoder features of all archives' images, each image once in its life.
 
 Reads the archives; computes the images that the store lacks; makes `features/*.csv` (where each
 archive image's features are in the store) for every concept, and `bank_features/*.csv` where there

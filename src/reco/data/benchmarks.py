@@ -1,6 +1,6 @@
 """The paper's benchmarks as they are published: which files, which names, which ids.
 
-A reader (`dataset("cityscapes")`) knows the layout of one dataset and turns its masks into label
+A reader (`reader_of("cityscapes")`) knows the layout of one dataset and turns its masks into label
 ids. Names, id maps and sources are data, in config/labels/. Nothing here downloads: each dataset
 has its own terms, and the errors say where to get it.
 """
@@ -13,21 +13,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from reco.config import read_yaml
 from reco.data.folder import find_images, pair_masks, read_mask
 from reco.data.imagenet import LAYOUT, imagenet_names, label_file
 from reco.data.images import read_size, read_values
 from reco.errors import RecoError
-from reco.files import read_text, shipped
+from reco.files import read_text, read_yaml, shipped
 from reco.method.metrics import IGNORE
 
 LABELS = "config/labels"
-UNKNOWN = -2  # in `Dataset.ids`: a value that no mask may hold
+UNKNOWN = -2  # in `Reader.ids`: a value that no mask may hold
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A benchmark in its published layout; the subclasses know where its files are.
+class Reader:
+    """Reads a dataset in its published layout; the subclasses know where its files are.
 
     Attributes:
         classes: the names that are scored, by label id.
@@ -56,10 +55,9 @@ class Dataset:
     named_by: ClassVar[int] = 1  # last parts of an image's path that name it within a split
 
     @classmethod
-    def load(cls) -> "Dataset":
+    def load(cls) -> "Reader":
         """Read names and ids from config/labels."""
-        file = shipped(f"{LABELS}/{cls.labels}.yaml")
-        data = read_yaml(file)
+        data = read_yaml(shipped(f"{LABELS}/{cls.labels}.yaml"))
         classes = tuple(data.pop("classes"))
         merge = data.pop("merge", None)
         return cls(
@@ -123,8 +121,6 @@ class Dataset:
         parts = image.split("/")[-self.named_by :]
         return "/".join(parts).rsplit(".", 1)[0] + ".png"
 
-    # ---- for the layouts ----------------------------------------------------------------------
-
     def _pairs(self, root: Path, split: str) -> Iterable[tuple[str, str]]:
         """Image and where its mask belongs, in any order; images exist, masks need not."""
         raise NotImplementedError
@@ -150,8 +146,7 @@ class Dataset:
         """The entries of a list file, a name per line, each with its image, which must exist."""
         if not (root / file).exists():
             raise RecoError(f"{root / file}: no such list: {self._where()}")
-        lines = read_text(root / file).split("\n")
-        names = sorted({line.strip() for line in lines} - {""})
+        names = sorted({line.strip() for line in read_text(root / file).split("\n")} - {""})
         if not names:
             raise RecoError(
                 f"{root / file}: lists no images: use the published list ({self._where()})"
@@ -165,7 +160,7 @@ class Dataset:
         return [(name, image(name)) for name in names]
 
 
-class Cityscapes(Dataset):
+class Cityscapes(Reader):
     """Cityscapes, 27 classes: label id = value of labelIds less 7, lower values are ignored."""
 
     kind = labels = "cityscapes"
@@ -182,7 +177,7 @@ class Cityscapes(Dataset):
             yield image, f"gtFine/{name}_gtFine_labelIds.png"
 
 
-class CocoStuff(Dataset):
+class CocoStuff(Reader):
     """COCO-Stuff, the curated images of val2017: 171 names are predicted, 27 scored.
 
     Masks hold COCO-Stuff's ids less 1, 0 to 181, and 255 for unlabelled. Folders may be named as in
@@ -216,7 +211,7 @@ class CocoStuff10k(CocoStuff):
     splits = ("train", "test")
 
     def pairs(self, root: str | Path, split: str, need_masks: bool) -> list[tuple[str, str]]:
-        """As in `Dataset`, but there are never masks."""
+        """As in `Reader`, but there are never masks."""
         if need_masks:
             raise RecoError(f"{root}: masks of {self.kind} are not read: score on coco_stuff's val")
         return super().pairs(root, split, need_masks)
@@ -231,7 +226,7 @@ class CocoStuff10k(CocoStuff):
         return f"{self.kind}: {self.layout}; get it from {self.options['page_10k']}"
 
 
-class KittiStep(Dataset):
+class KittiStep(Reader):
     """KITTI-STEP, 19 classes: label id = red channel of the panoptic map, 255 is ignored.
 
     Images lie as KITTI publishes them (training/image_02/<sequence>), or sorted into
@@ -254,7 +249,7 @@ class KittiStep(Dataset):
                 yield image, f"panoptic_maps/{split}/{sequence}/{Path(image).name}"
 
 
-class PascalContext(Dataset):
+class PascalContext(Reader):
     """PASCAL-Context, 59 classes: label id = value less 1, 0 (background) is ignored.
 
     `root` is the folder VOC2010. The masks are the PNG files that mmsegmentation's converter makes
@@ -274,7 +269,7 @@ class PascalContext(Dataset):
             yield image, f"SegmentationClassContext/{name}.png"
 
 
-class FireNet(Dataset):
+class FireNet(Reader):
     """One rare concept against background, as the paper does with FireNet's fire extinguishers.
 
     Which files of FireNet the paper scored is not published. So this is a layout to bring them
@@ -290,7 +285,7 @@ class FireNet(Dataset):
     splits = ("val",)
 
     @classmethod
-    def load(cls) -> "Dataset":
+    def load(cls) -> "Reader":
         """The two names, which need no file."""
         classes = ("background", "fire extinguisher")
         return cls(
@@ -310,7 +305,7 @@ class FireNet(Dataset):
             yield image, f"masks/{name}.png"
 
 
-class ImageNet(Dataset):
+class ImageNet(Reader):
     """ImageNet-1K, the index and the retrieval study: a folder of images per WordNet id.
 
     The images of val must have been sorted into such folders, too. `classes` are the names of the
@@ -322,14 +317,14 @@ class ImageNet(Dataset):
     named_by = 2
 
     @classmethod
-    def load(cls) -> "Dataset":
+    def load(cls) -> "Reader":
         """Take the names from timm, less those that config/labels drops."""
         data = label_file()
         classes = tuple(n for n in imagenet_names().values() if n not in data["dropped"])
         return cls(classes=classes, predicted=classes, page=data["page"], options=data)
 
     def pairs(self, root: str | Path, split: str, need_masks: bool) -> list[tuple[str, str]]:
-        """As in `Dataset`, but there are never masks, and no file is looked at one by one."""
+        """As in `Reader`, but there are never masks, and no file is looked at one by one."""
         if need_masks:
             raise RecoError(f"{root}: {self.kind} has no masks: it can be an index, not scored")
         if split not in self.splits:
@@ -338,17 +333,17 @@ class ImageNet(Dataset):
         return [(image, "") for image in self._images(Path(root), folder, "")]
 
 
-class Folder(Dataset):
+class Folder(Reader):
     """Our own layout, see `reco.data.folder`; its names are given, for it has no label file."""
 
     kind = "folder"
 
     def pairs(self, root: str | Path, split: str, need_masks: bool) -> list[tuple[str, str]]:
-        """As in `Dataset`; a split that has any mask must have one for every image."""
+        """As in `Reader`; a split that has any mask must have one for every image."""
         return pair_masks(root, split, need_masks=need_masks)
 
     def read_mask(self, path: str | Path) -> np.ndarray:
-        """As in `Dataset`; 8 or 16 bits."""
+        """As in `Reader`; 8 or 16 bits."""
         return read_mask(path, len(self.classes))
 
     def prediction_name(self, image: str) -> str:
@@ -356,22 +351,14 @@ class Folder(Dataset):
         return image.split("/", 2)[2].rsplit(".", 1)[0] + ".png"
 
 
-READERS: dict[str, type[Dataset]] = {
+READERS: dict[str, type[Reader]] = {
     reader.kind: reader
-    for reader in (
-        Cityscapes,
-        CocoStuff,
-        CocoStuff10k,
-        KittiStep,
-        PascalContext,
-        FireNet,
-        ImageNet,
-    )
+    for reader in (Cityscapes, CocoStuff, CocoStuff10k, KittiStep, PascalContext, FireNet, ImageNet)
 }
 
 
 @cache
-def dataset(kind: str) -> Dataset:
+def reader_of(kind: str) -> Reader:
     """The reader of a published dataset, by name.
 
     Raises:

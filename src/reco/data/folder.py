@@ -82,7 +82,7 @@ def survey(root: str | Path, kinds: Container[str] = KINDS) -> Found:
 def _walk(
     root: Path, start: str, links: list[str], seen: set[tuple[int, int]], left_out: Counter[str]
 ) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Real folders from `start` on that were not `seen`: place below the root, and their files.
+    """Real folders from `start` on that were not `seen`: path below the root, and their files.
 
     Links to folders are collected in `links`, for after.
     """

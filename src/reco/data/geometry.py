@@ -20,8 +20,6 @@ NEAREST, BILINEAR, BICUBIC = (
     Image.Resampling.BILINEAR,
     Image.Resampling.BICUBIC,
 )
-
-
 LARGEST = 1 << 25  # pixels of a resized picture
 
 
@@ -65,7 +63,7 @@ class Geometry:
         return width, height
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
-        """The same pixels of (h, w) integer labels."""
+        """(h, w) int32: the part that counts of (h, w) integer labels, by the nearest pixel."""
         return np.asarray(self._cut(Image.fromarray(labels.astype(np.int32)), NEAREST))
 
     def _cut(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:

@@ -10,9 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reco.config import read_yaml
 from reco.errors import RecoError
-from reco.files import shipped
+from reco.files import read_yaml, shipped
 
 LAYOUT = "<split>/<WordNet id>/*.JPEG"
 

@@ -156,7 +156,7 @@ def _decks(items: Sequence[Photograph], rng: np.random.Generator) -> Iterator[Ph
         yield from (items[i] for i in rng.permutation(len(items)))
 
 
-# ---- the whole data set -----------------------------------------------------------------------
+# ---- the whole dataset -----------------------------------------------------------------------
 
 
 @dataclass
@@ -167,7 +167,7 @@ class Press:
         studio: draws.
         labels: label id of every concept.
         out: folder that the layout is written to.
-        seed: of the whole data set.
+        seed: of the whole dataset.
     """
 
     studio: Studio
@@ -213,11 +213,11 @@ def compose(
     photographs: str | Path,
     out: str | Path,
     *,
-    seed: int = 0,
-    size: int = 320,
-    index: int = 1200,
-    train: int = 300,
-    val: int = 120,
+    seed: int,
+    size: int,
+    index: int,
+    train: int,
+    val: int,
     workers: int = 1,
 ) -> None:
     """Write the scenes of all splits to `out` (layout: see the module); same seed, same bytes.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reco.data.benchmarks import Dataset
+from reco.data.benchmarks import Reader
 from reco.data.geometry import Geometry
 from reco.data.images import read_image, read_values
 from reco.errors import RecoError
@@ -27,7 +27,7 @@ class Split:
         geometry: of everything that is segmented and scored.
     """
 
-    reader: Dataset
+    reader: Reader
     root: Path
     name: str
     geometry: Geometry

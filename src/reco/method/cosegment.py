@@ -126,9 +126,9 @@ def best_matches(pixels: Any, weights: Any) -> Any:
     best = beside(np.empty((n, n * p), np.float32), pixels)
     step = max(1, BLOCK // p)
     groups = [(i, min(i + step, n)) for i in range(0, n, step)]
-    for place, (i, i_end) in enumerate(groups):
+    for number, (i, i_end) in enumerate(groups):
         rows = slice(i * p, i_end * p)
-        for j, j_end in groups[place:]:
+        for j, j_end in groups[number:]:
             columns = slice(j * p, j_end * p)
             block = scaled[rows] @ scaled[columns].T
             best[j:j_end, rows] = xp.amax(block.reshape(-1, j_end - j, p), 2).T

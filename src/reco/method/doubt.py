@@ -15,7 +15,7 @@ import numpy as np
 
 BEST = 5  # images that are looked at
 BETTER = 4  # names that may fit them better, in the median: for other words of the same thing
-CONTRAST = 0.25  # share of its best similarity that a word must lose on the 10th percentile
+FALL = 0.25  # share of its best similarity that a word must lose on the 10th percentile
 
 
 def doubt(
@@ -40,13 +40,13 @@ def doubt(
     better = int(np.median((rivals > similarities[:, None] + 1e-6).sum(axis=1)))
     if better > BETTER:
         order = np.argsort(-rivals.mean(axis=0), kind="stable")[:3]
-        nearest = ", ".join(repr(names[place]) for place in order)
+        nearest = ", ".join(repr(names[i]) for i in order)
         return (
             f"no image of this index looks like {name!r}; those nearest to it look more like "
             f"{nearest}"
         )
     top = float(similarities.mean())
-    if top <= 0 or (top - float(np.quantile(sample, 0.1))) < CONTRAST * top:
+    if top <= 0 or (top - float(np.quantile(sample, 0.1))) < FALL * top:
         return (
             f"{name!r} fits all images of this index about alike, so the model may not know the "
             "word: try a more common one, or a narrower one"

@@ -19,7 +19,8 @@ from reco.method.segment import Knowledge, Views, bank_scores, project
 
 ALIKE, AGREEMENT, SOFTNESS, PASSES = 0.1, 10.0, 0.2, 5  # see `agree`
 ROUNDS = 2  # in the second it learns what it said itself
-STEPS, BATCH, RATE, DECAY = 600, 2048, 1e-2, 1e-4  # of a round: positions a step, AdamW
+ROUND_STEPS, POSITIONS = 600, 2048  # steps of a round; positions of a step
+RATE, DECAY = 1e-2, 1e-4  # of AdamW
 DROPOUT = 0.75
 SHARPNESS = 10.0  # length of a feature before the map
 
@@ -131,11 +132,11 @@ def fit(
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     optimiser = torch.optim.AdamW(layer.parameters(), weight_decay=DECAY)
-    for step in range(STEPS):
-        rate = RATE * (1 - step / STEPS) ** 0.9
+    for step in range(ROUND_STEPS):
+        rate = RATE * (1 - step / ROUND_STEPS) ** 0.9
         for group in optimiser.param_groups:
             group["lr"] = rate
-        rows = torch.randint(len(labels), (BATCH,)).to(labels.device)
+        rows = torch.randint(len(labels), (POSITIONS,)).to(labels.device)
         maps = layer(dropout(SHARPNESS * features[rows].float(), DROPOUT))
         loss = cross_entropy(maps, labels[rows])
         optimiser.zero_grad(set_to_none=True)

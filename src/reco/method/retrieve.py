@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 ROWS = 2048  # images in a product: 6 MiB of float32 at 768 numbers each, which a cache can hold
-SCORES = 1 << 21  # scores that are looked through at a time
+LOOKED_AT = 1 << 21  # scores that are looked through at a time
 LANES = 16  # a product of a multiple of this many texts is a third faster
 
 
@@ -74,7 +74,7 @@ def _scores(shards: Sequence[np.ndarray], texts: np.ndarray) -> Iterator[tuple[i
     queries = np.zeros((d, -(-m // LANES) * LANES), np.float32)
     queries[:, :m] = texts.T
     rows = np.zeros((ROWS, d), np.float32)
-    products = max(1, SCORES // (ROWS * queries.shape[1]))
+    products = max(1, LOOKED_AT // (ROWS * queries.shape[1]))
     out = np.empty((products * ROWS, queries.shape[1]), np.float32)
     first = start = filled = 0
     for shard in shards:

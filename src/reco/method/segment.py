@@ -10,7 +10,7 @@ from reco.method.bank import Space
 from reco.method.maps import normalise, resize, sigmoid
 from reco.method.variants import Method
 
-NEAREST = 3  # prototypes that a position is compared with
+NEIGHBOURS = 3  # prototypes that a position is compared with
 WEIGHT = 1.5  # of their cosine beside the text's
 COSINES = 1 << 24  # that are held at a time: 64 MiB
 
@@ -97,15 +97,15 @@ class Knowledge:
 
 
 def nearest(features: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
-    """Mean of the NEAREST largest cosines with each concept's prototypes: (b, concepts, h, w).
+    """Mean of the NEIGHBOURS largest cosines with each concept's prototypes: (b, concepts, h, w).
 
     Args:
         features: (b, c, h, w) whitened unit vectors.
-        prototypes: (concepts, n, c) unit vectors; of fewer than NEAREST all count.
+        prototypes: (concepts, n, c) unit vectors; of fewer than NEIGHBOURS all count.
     """
     (concepts, n, c), (b, _, h, w) = prototypes.shape, features.shape
     found = np.empty((b, concepts, h * w), np.float32)
-    step, best = max(1, COSINES // (n * h * w)), min(NEAREST, n)
+    step, best = max(1, COSINES // (n * h * w)), min(NEIGHBOURS, n)
     for picture, own in zip(features.reshape(b, c, h * w), found, strict=True):
         for start in range(0, concepts, step):
             some = prototypes[start : start + step]
@@ -211,7 +211,7 @@ def predict(
     """
     by_reference: dict[str, list[Method]] = {}
     for method in methods:
-        name = "" if method.method == "denseclip" else method.reference_name
+        name = "" if method.kind == "denseclip" else method.reference_name
         by_reference.setdefault(name, []).append(method)
     for i in range(len(encoder_features)):
         encoder, dense = encoder_features[i : i + 1], dense_features[i : i + 1]
@@ -221,8 +221,8 @@ def predict(
                 yield from ((i, method, second) for method in group)
                 continue
             maps = similarity(encoder, knowledge.references[name], size)[0]
-            yield from ((i, method, maps) for method in group if method.method == "reference")
-            both = [method for method in group if method.method != "reference"]
+            yield from ((i, method, maps) for method in group if method.kind == "reference")
+            both = [method for method in group if method.kind != "reference"]
             if both:
                 maps = maps * second  # not in place: the caller may have kept the first factor
                 yield from ((i, method, maps) for method in both)

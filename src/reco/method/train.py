@@ -40,7 +40,15 @@ def take_steps(
     device: str,
     done: int = 0,
 ) -> Iterator[tuple[int, float, float]]:
-    """Take the steps after the first `done`; see `train`."""
+    """Take the steps after the first `done`; yields (step from 1, loss, learning rate of the head).
+
+    Args:
+        model: as `make_optimiser` left it.
+        batches: (b, 3, s, s) float32 pixels and (b, s, s) int64 labels of each of these steps.
+
+    Raises:
+        RecoError: the loss is not finite.
+    """
     for step, (pixels, masks) in enumerate(batches, done):
         rate = learning_rate(step, settings.iterations, settings.lr)
         for group, share in zip(optimiser.param_groups, (1, settings.backbone_lr), strict=False):
@@ -61,7 +69,7 @@ def at_equal_size(maps: Tensor, masks: Tensor, *, full: bool) -> tuple[Tensor, T
     """Bring (b, h, w) masks to the size of (b, c, h/4, w/4) maps, by the nearest pixel.
 
     Args:
-        full: enlarge the maps instead, bilinearly as `predict` does. That is the paper's loss; it
+        full: enlarge the maps instead, bilinearly as for a prediction. That is the paper's loss; it
             costs most of a step's time on a CPU.
     """
     if full:

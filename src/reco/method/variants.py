@@ -12,7 +12,7 @@ class Method:
     """One way of predicting, and so one row of the metrics.
 
     Attributes:
-        method: denseclip (dense saliency alone), reference (reference embeddings alone), reco
+        kind: denseclip (dense saliency alone), reference (reference embeddings alone), reco
             (their product) or reco_plus (the segmenter trained on reco's masks).
         lgc: language guidance in co-segmentation.
         ce: context elimination in co-segmentation.
@@ -21,7 +21,7 @@ class Method:
         recipe: `paper`, or a step of the way from it to `seedbank`, which is the last; see STEPS.
     """
 
-    method: str
+    kind: str
     lgc: bool
     ce: bool
     crf: bool
@@ -31,7 +31,7 @@ class Method:
     @property
     def slug(self) -> str:
         """Name of the folder of its masks, such as `reco-lgc-ce-k20-crf`."""
-        parts = [self.method, "" if self.recipe == "paper" else self.recipe]
+        parts = [self.kind, "" if self.recipe == "paper" else self.recipe]
         parts += [self.reference_name] * bool(self.archive_size)
         return "-".join(filter(None, [*parts, "crf" if self.crf else ""]))
 

@@ -12,7 +12,7 @@ FLOAT16 = ("cuda", "mps")  # elsewhere bfloat16, which CPUs can multiply
 
 
 class Half:
-    """A `reco.models.Backend` whose `encode` runs under PyTorch's autocast; see `load`.
+    """A `reco.models.Backend` whose `encode` runs under PyTorch's autocast; see `reco.models.load`.
 
     Products and convolutions take 16-bit numbers (float16 on accelerators, bfloat16 on a CPU), sums
     and normalisations stay in float32. Embeddings differ from those of full precision, and so does

@@ -85,7 +85,7 @@ def load(model: str, *, device: str = "cpu", statistics: Statistics = "own") -> 
 
 
 def _check_activation(spec: str, name: str, source: str) -> None:
-    """Whether a local file may hold weights that want QuickGELU under a name that means GELU.
+    """Refuse, or warn of, a local file under a name that means GELU whose weights want QuickGELU.
 
     Raises:
         RecoError: QuickGELU is what all weights have that open_clip knows of this model.
@@ -288,7 +288,7 @@ def dense_vit(visual: VisionTransformer, block: ResidualAttentionBlock, tokens: 
 
 
 def _embed_patches(visual: VisionTransformer, images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens before the first block, for any input size; see `encoder.resize_positions`."""
+    """Tokens before the first block, for any input size; see `resize_positions`."""
     patches = visual.conv1(images).flatten(2).transpose(1, 2)
     first = visual.class_embedding.expand(len(patches), 1, -1)
     positions = resize_positions(

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from reco.errors import RecoError
-from reco.options import EXPERIMENT, FILE, INDEX
+from reco.options import ARCHIVE_SIZE, DOUBTFUL, EDGES, EXPERIMENT, FILE, INDEX
 
 
 @click.command()
@@ -20,14 +20,14 @@ from reco.options import EXPERIMENT, FILE, INDEX
 @click.option(
     "--config", "config_file", type=FILE, envvar="RECO_CONFIG", help="A config instead of those."
 )
-@click.option("--archive-size", type=click.IntRange(1), help="Images to learn a concept from.")
+@ARCHIVE_SIZE
 @click.option(
     "--background/--no-background",
     default=None,
     help="A pixel may be none of the concepts, or must be one.  [default: may be, if there is one]",
 )
-@click.option("--crf/--no-crf", default=True, show_default=True, help="Follow edges: a dense CRF.")
-@click.option("--doubtful", is_flag=True, help="Segment words, too, that no image looks like.")
+@EDGES
+@DOUBTFUL
 @click.option("--skip", is_flag=True, help="Exit status 0 even if photographs could not be read.")
 @click.option(
     "--out", type=FILE, help="Folder to write.  [default: results/EXPERIMENT/photos/NAME]"
@@ -66,7 +66,7 @@ def segment(
         prepare_out,
         prepare_work,
         segment_photos,
-        summarize,
+        summarise,
     )
     from reco.photos.segmenter import load
 
@@ -91,7 +91,7 @@ def segment(
     )
     if work:
         link_results(found, failed, work, out)
-    click.echo(summarize(out))
+    click.echo(summarise(out))
     click.echo(f"\nmasks, overlays, overview.png: {out}")
     if failed and not skip:
         raise RecoError(
@@ -100,10 +100,8 @@ def segment(
 
 
 @click.command()
-@click.option(
-    "--experiment", default="stamps", show_default=True, help="Whose index and settings are used."
-)
-@click.option("--index", type=FILE, help="A folder of photographs to learn from instead.")
+@EXPERIMENT
+@INDEX
 @click.option("--config", "config_file", type=FILE, help="A config instead of the experiment's.")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
 def app(experiment: str, index: Path | None, config_file: Path | None, port: int) -> None:
@@ -122,18 +120,16 @@ def app(experiment: str, index: Path | None, config_file: Path | None, port: int
 
 @click.command()
 @click.argument("word")
-@click.option("--index", type=FILE, help="Folder of photographs to learn the word from.")
-@click.option(
-    "--experiment", default="stamps", show_default=True, help="Whose index and settings are used."
-)
+@EXPERIMENT
+@INDEX
 @click.option("--out", type=FILE, help="Folder to write.  [default: the word]")
 @click.option("--photos", type=FILE, help="Folder of photographs to score it on.")
 @click.option("--masks", type=FILE, help="Folder of their masks: PNG, 0 = not the concept.")
-@click.option("--archive-size", type=click.IntRange(1), help="Images to learn the word from.")
+@ARCHIVE_SIZE
 @click.option(
     "--iterations", type=click.IntRange(1), default=100, show_default=True, help="Training steps."
 )
-@click.option("--doubtful", is_flag=True, help="Go on if no image of the index looks like it.")
+@DOUBTFUL
 def specialist(
     word: str,
     index: Path | None,
@@ -180,7 +176,7 @@ def specialist(
 @click.argument("model", type=FILE)
 @click.argument("photos", type=FILE, nargs=-1, required=True)
 @click.option("--out", type=FILE, required=True, help="Folder to write: masks/ and overlays/.")
-@click.option("--crf/--no-crf", default=True, show_default=True, help="Follow edges; slower.")
+@EDGES
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), help="Least probability.  [default: the model's]"
 )

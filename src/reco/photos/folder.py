@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,7 +26,7 @@ from reco.photos.result import Segmentation, shorten
 from reco.photos.segmenter import Segmenter, Words
 from reco.photos.sheets import archive_pictures, sheet
 from reco.progress import LOG, track
-from reco.work import link
+from reco.work import is_whole, link
 
 LONGEST_NAME = 200  # bytes of a file's name; systems take 255, and results add an ending
 OVERVIEW = 12  # overlays, and concepts, in the pictures that show some of them
@@ -111,9 +111,9 @@ def choose_out(experiment: str, given: Sequence[Path]) -> Path:
     """
     first = given[0].absolute()
     name = slugify(first.name if first.is_dir() else first.stem)
-    place = Path(f"results/{experiment}/photos/{name}")
-    taken = _source(place) not in (None, _name_source(given))
-    return place.with_name(f"{name}-{fingerprint(_name_source(given), 6)}") if taken else place
+    out = Path(f"results/{experiment}/photos/{name}")
+    taken = _source(out) not in (None, _name_source(given))
+    return out.with_name(f"{name}-{fingerprint(_name_source(given), 6)}") if taken else out
 
 
 def prepare_out(out: Path, given: Sequence[Path]) -> None:
@@ -158,10 +158,11 @@ def link_results(
 ) -> None:
     """Give the results of photographs in `work` a second name in `out`; see `segment_photos`."""
     lost = {name for name, _ in failed}
-    places = [place for photo in photos if photo.name not in lost for place in _places(photo)]
-    for place in [*places, *TABLES]:
-        if (work / place).exists():  # without photographs there is no overview
-            link(work / place, out / place)
+    done = [photo for photo in photos if photo.name not in lost]
+    files = [file for photo in done for file in _files(photo, Path())]
+    for name in [*files, *map(Path, TABLES)]:
+        if (work / name).exists():  # without photographs there is no overview
+            link(work / name, out / name)
     for folder in RESULT_FOLDERS:
         (out / folder).mkdir(exist_ok=True)
 
@@ -190,7 +191,7 @@ def segment_photos(
 ) -> list[tuple[str, str]]:
     """Segment photographs and write what was found.
 
-    Writes below `out`: `masks/*.png` (value = place of the concept in the list, 255 = none),
+    Writes below `out`: `masks/*.png` (value = number of the concept, from 0; 255 = none),
     `overlays/*.jpg`, `coco/*.json`, `concepts.csv`, `summary.csv` (share of every concept in every
     photograph), `failed.csv`, `overview.png`, and `archives.png` (what they were learned from).
 
@@ -232,7 +233,7 @@ def segment_photos(
                 LOG.warning("skipped: %s: %s", photo.name, error)
                 failed.append((photo.name, f"its results could not be written: {error}"))
                 continue
-        rows += _shares(photo, read_json(_coco(out, photo)))
+        rows += _shares(photo, read_json(_files(photo, out).coco))
     write_table(out / "summary.csv", SUMMARY, rows)
     write_table(out / "failed.csv", ["photo", "reason"], failed)
     lost = {name for name, _ in failed}
@@ -261,21 +262,22 @@ def _mark(photo: Photo, state: Any) -> str:
 
 
 def _done(photo: Photo, mark: str, out: Path) -> bool:
-    files = [_mask(out, photo), _overlay(out, photo), _coco(out, photo)]
-    if not all(file.exists() and file.stat().st_size for file in files):
+    files = _files(photo, out)
+    if not is_whole(files):
         return False
     try:
-        return bool(read_json(files[-1])["info"]["made_from"] == mark)
+        return bool(read_json(files.coco)["info"]["made_from"] == mark)
     except (RecoError, KeyError, TypeError):  # torn, as by a power cut
         return False
 
 
 def _write(found: Segmentation, photo: Photo, out: Path, mark: str) -> None:
-    write_labels(_mask(out, photo), found.labels)
-    with atomic(_overlay(out, photo)) as temporary:
+    files = _files(photo, out)
+    write_labels(files.mask, found.labels)
+    with atomic(files.overlay) as temporary:
         found.overlay().save(temporary, format="JPEG", quality=88)
     # Last, for it says that the others are there.
-    write_json(_coco(out, photo), {"info": {"made_from": mark}, **found.to_coco(photo.name)})
+    write_json(files.coco, {"info": {"made_from": mark}, **found.to_coco(photo.name)})
 
 
 def _concept_rows(learned: Sequence[Learned]) -> Iterator[tuple[object, ...]]:
@@ -294,7 +296,7 @@ def _shares(photo: Photo, found: dict[str, Any]) -> Iterator[tuple[object, ...]]
         yield photo.name, entry["id"] - 1, entry["name"], f"{share:.4f}"
 
 
-def summarize(out: Path) -> str:
+def summarise(out: Path) -> str:
     """A table for people: of every concept, in how many photographs it was found, and how much."""
     rows = read_table(out / "summary.csv")
     lines = []
@@ -315,10 +317,10 @@ def summarize(out: Path) -> str:
 
 def _write_overview(out: Path, photos: Sequence[Photo]) -> None:
     """Draw some overlays, at even steps through the photographs."""
-    places = np.linspace(0, len(photos) - 1, min(OVERVIEW, len(photos))).round().astype(int)
+    chosen = np.linspace(0, len(photos) - 1, min(OVERVIEW, len(photos))).round().astype(int)
     tiles = []
-    for place in places.tolist():
-        with opened(_overlay(out, photos[place]), ["JPEG"]) as image:
+    for i in chosen.tolist():
+        with opened(_files(photos[i], out).overlay, ["JPEG"]) as image:
             image.draft("RGB", (SIDE, SIDE))
             tiles.append(image.convert("RGB"))
     rows = [("", tiles[i : i + COLUMNS // 2]) for i in range(0, len(tiles), COLUMNS // 2)]
@@ -343,18 +345,17 @@ def _write_picture(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, format="PNG")
 
 
-def _places(photo: Photo) -> tuple[str, str, str]:
-    """Mask, overlay and run lengths of a photograph, below the folder of results."""
-    return f"masks/{photo.stem}.png", f"overlays/{photo.stem}.jpg", f"coco/{photo.stem}.json"
+class Files(NamedTuple):
+    """What is written of one photograph."""
+
+    mask: Path
+    overlay: Path
+    coco: Path
 
 
-def _mask(out: Path, photo: Photo) -> Path:
-    return out / _places(photo)[0]
-
-
-def _overlay(out: Path, photo: Photo) -> Path:
-    return out / _places(photo)[1]
-
-
-def _coco(out: Path, photo: Photo) -> Path:
-    return out / _places(photo)[2]
+def _files(photo: Photo, out: Path) -> Files:
+    return Files(
+        out / f"masks/{photo.stem}.png",
+        out / f"overlays/{photo.stem}.jpg",
+        out / f"coco/{photo.stem}.json",
+    )

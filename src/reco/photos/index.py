@@ -55,11 +55,7 @@ def find_config(experiment: str, config: str | Path | Config | None) -> Config:
 
 
 def check_index(experiment: Experiment) -> None:
-    """Whether the index of an experiment was embedded, by the model of its config.
-
-    Raises:
-        RecoError: it was not.
-    """
+    """Raise RecoError unless the index of an experiment was embedded, by its config's model."""
     config, made = experiment.config, experiment.embeddings
     if not Path(made).exists():
         raise RecoError(
@@ -123,7 +119,13 @@ def _is_noted(path: Path, wanted: Description) -> bool:
 
 @dataclass(frozen=True)
 class Sample:
-    """Images drawn from the index: embeddings (m, d), features (m, c, h, w) and (m, d', h', w')."""
+    """Images drawn from the index.
+
+    Attributes:
+        paths: of the m files.
+        embeddings: (m, d) float32.
+        encoder, dense: features (m, c, h, w) and (m, d', h', w') float32.
+    """
 
     paths: list[Path]
     embeddings: np.ndarray
@@ -164,22 +166,20 @@ class Index:
         """Images drawn from the index at random; features of them are kept in the store."""
         plan, config = self.plan, self.plan.config
         drawn = draw(plan, len(self.embeddings), SAMPLE)
-        rows = np.random.default_rng(config.seed).permutation(len(self.embeddings))[:SAMPLE]
-        keys = {key: plan.index_root / path for path, key in drawn}
+        keys = {key: plan.index_root / path for path, key in drawn.values()}
         scale = config.bank.scales[0] if config.banked else None
         places = embed_features(plan, keys, self.loader, scale)
-        kept = [key for _, key in drawn]
         return Sample(
-            [keys[key] for key in kept],
-            np.asarray(self.embeddings[rows], np.float32),
-            read_places([places["encoder"][key] for key in kept]),
-            read_places([places["dense"][key] for key in kept]),
+            list(keys.values()),
+            np.asarray(self.embeddings[list(drawn)], np.float32),
+            read_places([places["encoder"][key] for key in keys]),
+            read_places([places["dense"][key] for key in keys]),
         )
 
     def rows(self, paths: Sequence[str]) -> np.ndarray:
         """(k, d) float32 embeddings of some images, by their paths below the index."""
-        place = _find_rows(Path(self.plan.usable), paths)
-        return np.asarray(self.embeddings[[place[path] for path in paths]], np.float32)
+        found = _find_rows(Path(self.plan.usable), paths)
+        return np.asarray(self.embeddings[[found[path] for path in paths]], np.float32)
 
 
 def _find_rows(usable: Path, paths: Sequence[str]) -> dict[str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from reco import models
 from reco.concepts import Concept
 from reco.data.embeddings import index_mark
-from reco.data.store import Place, read_places
+from reco.data.features import read_features
 from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.experiment import Experiment
@@ -98,17 +98,18 @@ def make_files(plan: Experiment, loader: models.Loader) -> None:
 def _make_references(plan: Experiment, loader: models.Loader) -> None:
     sources, count = plan.sources, plan.config.all_archive_sizes[-1]
     tables = {slug: plan.features(slug) for slug in sources}
-    if features := [s for s in sources if not _is_of_archive(plan.archive(s), tables[s], count)]:
-        embed_archives(_only(plan, features), loader)
+    if lacking := [s for s in sources if not _is_of_archive(plan.archive(s), tables[s], count)]:
+        embed_archives(_only(plan, lacking), loader)
     for slug in sources:  # contexts come first
+        features, text = Path(tables[slug]), Path(plan.text(slug))
         contexts = [Path(plan.reference(context)) for context in plan.context_before(slug)]
-        made_of = Path(plan.features(slug)), Path(plan.text(slug)), contexts
-        if made_from(Path(plan.reference(slug))) == sources_mark(*made_of):
+        reference = Path(plan.reference(slug))
+        if made_from(reference) == sources_mark(features, [text, *contexts]):
             continue
         cosegment_archive(
-            *made_of,
+            *(features, text, contexts),
             [variant.reference_name for variant in plan.reference_variants],
-            Path(plan.reference(slug)),
+            reference,
             temperature=plan.config.temperature,
             merge=plan.config.cosegment.merge,
             variant=plan.config.cosegment.variant,
@@ -116,7 +117,11 @@ def _make_references(plan: Experiment, loader: models.Loader) -> None:
 
 
 def _make_banks(plan: Experiment, loader: models.Loader, mark: str) -> None:
-    """Args: mark: of the index; see `index_mark`."""
+    """Make what is lacking of the whitening and the banks.
+
+    Args:
+        mark: of the index; see `index_mark`.
+    """
     whitening, settings = Path(plan.whitening), plan.config.bank
     if not is_of_index(whitening, mark):
         whiten_index(plan, Path(plan.embeddings), loader)
@@ -130,7 +135,7 @@ def _make_banks(plan: Experiment, loader: models.Loader, mark: str) -> None:
         embed_archives(_only(plan, lacking), loader)
     for slug, table in tables.items():
         bank = Path(plan.bank(slug))
-        if made_from(bank) != sources_mark(Path(table), whitening, []):
+        if made_from(bank) != sources_mark(Path(table), [whitening]):
             bank_archive(Path(table), whitening, settings.scales, settings.size, bank)
 
 
@@ -177,7 +182,7 @@ def read_learned(plan: Experiment, concept: Concept, index: Index) -> Learned:
         least,
         low,
         _doubt(index, concept, rows, texts["retrieval"]),
-        tuple(index.sample.paths[place] for place in unlike),
+        tuple(index.sample.paths[i] for i in unlike),
     )
 
 
@@ -210,12 +215,7 @@ def _features(plan: Experiment, slug: str, count: int) -> list[np.ndarray]:
     banked = plan.config.banked
     table = plan.bank_features(slug) if banked else plan.features(slug)
     rows, end = read_table(table)[:count], f"_{plan.best_variant}" * banked
-    return [
-        read_places(
-            [Place(row[f"{what}{end}_shard"], int(row[f"{what}{end}_row"])) for row in rows]
-        )
-        for what in ("encoder", "dense")
-    ]
+    return [read_features(rows, f"{kind}{end}") for kind in ("encoder", "dense")]
 
 
 def _positions(

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco
 
-from reco.data.colours import concept_color
+from reco.data.colours import concept_colour
 from reco.method.metrics import IGNORE
 
 ALPHA = 0.55  # of the colours over the photograph
@@ -26,7 +26,7 @@ class Segmentation:
     Attributes:
         picture: (H, W, 3) uint8 RGB, upright.
         names: the concepts, as they were given.
-        labels: (H, W) int32, place in `names` of every pixel; -1 = none of them.
+        labels: (H, W) int32, position in `names` of every pixel; -1 = none of them.
         maps: (n, h, w) float32, saliency of every concept in [0, 1], at the size at which the
             networks saw the photograph.
         remarks: what is to be said of some concepts: name -> sentence, as that nothing in the
@@ -85,7 +85,7 @@ class Segmentation:
             for new, old in zip(size[::-1], self.labels.shape, strict=True)
         )
         painted = paint(picture, self.labels[rows[:, None], columns])
-        return _with_legend(painted, [(self.names[place], place) for place in self._present])
+        return _with_legend(painted, [(self.names[label], label) for label in self._present])
 
     def map_picture(self, name: str) -> Image.Image:
         """The saliency of one concept over the pale photograph: the brighter, the surer."""
@@ -95,8 +95,8 @@ class Segmentation:
         size = heat.shape[::-1]
         grey = Image.fromarray(self.picture).convert("L").resize(size, Image.Resampling.BOX)
         base = np.asarray(grey, np.float32)[..., None] * np.float32(0.5)
-        color = np.array(concept_color(self.names.index(name)), np.float32)
-        mixed = base * (1 - share[..., None]) + color * share[..., None]
+        colour = np.array(concept_colour(self.names.index(name)), np.float32)
+        mixed = base * (1 - share[..., None]) + colour * share[..., None]
         return Image.fromarray(mixed.round().astype(np.uint8))
 
     def to_coco(self, file: str) -> dict[str, Any]:
@@ -110,13 +110,13 @@ class Segmentation:
         """
         height, width = self.labels.shape
         annotations: list[dict[str, Any]] = []
-        for place in self._present:
-            run = coco.encode(np.asfortranarray(self.labels == place, dtype=np.uint8))
+        for label in self._present:
+            run = coco.encode(np.asfortranarray(self.labels == label, dtype=np.uint8))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": 1,
-                    "category_id": place + 1,
+                    "category_id": label + 1,
                     "segmentation": {"size": [height, width], "counts": run["counts"].decode()},
                     "area": int(coco.area(run)),
                     "bbox": coco.toBbox(run).tolist(),
@@ -139,8 +139,8 @@ class Segmentation:
 def paint(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Concepts in colour over (h, w, 3) uint8; -1 of (h, w) labels is left as it is."""
     count = int(labels.max(initial=IGNORE)) + 1
-    colors = np.array([*map(concept_color, range(count)), (0, 0, 0)], np.float32)
-    mixed = picture * np.float32(1 - ALPHA) + colors[labels] * np.float32(ALPHA)
+    colours = np.array([*map(concept_colour, range(count)), (0, 0, 0)], np.float32)
+    mixed = picture * np.float32(1 - ALPHA) + colours[labels] * np.float32(ALPHA)
     return np.where(labels[..., None] == IGNORE, picture, mixed.round().astype(np.uint8))
 
 
@@ -156,20 +156,20 @@ def _with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int]]) -> Ima
     font = ImageFont.load_default(text)
     line, gap = round(text * 1.7), text // 2
     left, lines, placed = gap, 0, []
-    for name, place in entries or [("none of the words", IGNORE)]:
+    for name, label in entries or [("none of the words", IGNORE)]:
         shown = shorten(name, 40)
         wide = round(font.getlength(shown)) + 3 * gap + text
         if left > gap and left + wide > width:
             left, lines = gap, lines + 1
-        placed.append((left, lines, shown, place))
+        placed.append((left, lines, shown, label))
         left += wide
     sheet = Image.new("RGB", (width, height + (lines + 1) * line + gap), "white")
     sheet.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(sheet)
-    for x, row, shown, place in placed:
+    for x, row, shown, label in placed:
         top = height + gap // 2 + row * line
-        if place != IGNORE:
-            draw.rectangle((x, top, x + text, top + text), fill=concept_color(place))
+        if label != IGNORE:
+            draw.rectangle((x, top, x + text, top + text), fill=concept_colour(label))
             x += text + gap
         draw.text((x, top - text // 8), shown, fill="black", font=font)
     return sheet

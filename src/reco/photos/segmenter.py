@@ -170,7 +170,7 @@ class Segmenter:
             RecoError: not an image, no concept, or all of them are in doubt.
         """
         learned = self.learn(concepts)
-        sure = [place for place, item in enumerate(learned) if doubtful or not item.doubt]
+        sure = [i for i, item in enumerate(learned) if doubtful or not item.doubt]
         if not sure:
             raise RecoError("\n".join(item.doubt for item in learned))
         picture = as_picture(image)
@@ -178,7 +178,7 @@ class Segmenter:
         maps = self._maps(picture, small, learned)
         scores, settings = maps[sure], self.config.crf
         if background or (background is None and len(sure) == 1):
-            scores = self._beside_none(scores, [learned[place] for place in sure])
+            scores = self._beside_none(scores, [learned[i] for i in sure])
             if self.config.banked:
                 wider = {"bilateral_srgb": RANGE * settings.bilateral_srgb}
                 settings = settings.model_copy(update=wider)

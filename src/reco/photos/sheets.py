@@ -41,8 +41,8 @@ def archive_picture(image: Archived, low: float, high: float) -> Image.Image:
     drawn = Image.composite(heat, pale, opaque.resize(size, Image.Resampling.BILINEAR))
     row, column = (share * SQUARE for share in image.seed)
     draw = ImageDraw.Draw(drawn)
-    for radius, width, color in ((RING + 0.015, 12, "black"), (RING, 5, "white")):
-        draw.circle((column, row), radius * SQUARE, outline=color, width=width)
+    for radius, width, colour in ((RING + 0.015, 12, "black"), (RING, 5, "white")):
+        draw.circle((column, row), radius * SQUARE, outline=colour, width=width)
     return drawn
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from reco.data.store import Place, read_places
+from reco.data.features import read_features
 from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.files import MAKE_AGAIN, atomic, read_tensors
@@ -68,7 +68,7 @@ def bank_archive(
             raise RecoError(f"{features}: {error}") from None
         for name in ("prototypes", "seeds", "support"):
             results[f"{scale}.{name}"] = getattr(found, name)
-    made_from = {"made_from": sources_mark(features, whitening, [])}
+    made_from = {"made_from": sources_mark(features, [whitening])}
     with atomic(output) as temporary:
         temporary.write_bytes(save(results, made_from))
 
@@ -81,6 +81,4 @@ def read_encoder(rows: Sequence[Mapping[str, str]], scale: int) -> np.ndarray:
     """
     if not rows:
         raise RecoError(f"the archive has no images: {MAKE_AGAIN}")
-    return read_places(
-        [Place(row[f"encoder_{scale}_shard"], int(row[f"encoder_{scale}_row"])) for row in rows]
-    )
+    return read_features(rows, f"encoder_{scale}")

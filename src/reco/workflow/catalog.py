@@ -21,12 +21,11 @@ from reco.data.images import read_size
 from reco.data.split import Split
 from reco.data.tables import read_table, write_table
 from reco.errors import RecoError
-from reco.files import sha256, write_text
+from reco.files import SETTLED, sha256, write_text
 from reco.method.metrics import IGNORE
 from reco.progress import LOG, track
 
-CHUNK = 64  # images that a thread takes at a time
-SETTLED = 2 * 10**9  # ns: a file that changed later may change again within one tick of its clock
+PER_THREAD = 64  # images that a thread takes at a time
 
 
 class Seen(NamedTuple):
@@ -92,7 +91,7 @@ def see_images(
     def see(part: Sequence[str]) -> list[Seen]:
         return [_see(root / path, before.get(path)) for path in part]
 
-    parts = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    parts = [paths[start : start + PER_THREAD] for start in range(0, len(paths), PER_THREAD)]
     with ThreadPoolExecutor(workers) as pool:
         for found in pool.map(see, parts):
             yield from found
@@ -100,7 +99,7 @@ def see_images(
 
 def _see(path: Path, before: Seen | None) -> Seen:
     state = file_state(path)  # first: what changes while it is read has another time then
-    return before if before and before[:2] == state else Seen(*state, _key(path))
+    return before if before and (before.size, before.changed) == state else Seen(*state, _key(path))
 
 
 def read_seen(known: Path, root: Path) -> dict[str, Seen]:
@@ -114,9 +113,9 @@ def read_seen(known: Path, root: Path) -> dict[str, Seen]:
         noted, body = known.read_text(encoding="utf-8").split("\n", 1)
         if noted != hashlib.sha256(body.encode()).hexdigest():
             raise ValueError("its digest is another one")
-        place, images = json.loads(body)
-        if place != _place(root):
-            raise ValueError(f"it is of {place}")
+        folder, images = json.loads(body)
+        if folder != _real_name(root):
+            raise ValueError(f"it is of {folder}")
         return {path: Seen(*image) for path, image in images.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         LOG.warning("%s: no use (%s): all images are read again", known, error)
@@ -125,11 +124,11 @@ def read_seen(known: Path, root: Path) -> dict[str, Seen]:
 
 def write_seen(known: Path, root: Path, images: Mapping[str, Seen]) -> None:
     """Keep what is known of the images below `root`: a line with a digest, and one of JSON."""
-    body = json.dumps([_place(root), images]) + "\n"
+    body = json.dumps([_real_name(root), images]) + "\n"
     write_text(known, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
 
 
-def _place(root: Path) -> str:
+def _real_name(root: Path) -> str:
     return printable(str(root.resolve()))
 
 

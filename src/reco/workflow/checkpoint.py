@@ -23,8 +23,8 @@ def write_checkpoint(
     One safetensors file, so that it is whole or as it was; the rows are JSON in its header.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for place, values in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{place}.{name}": value for name, value in values.items()}
+    for number, values in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{name}": value for name, value in values.items()}
     tensors["generator.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
@@ -58,8 +58,8 @@ def read_checkpoint_into(
     model.load_state_dict(parts["model"])
     parameters = [value for group in optimiser.param_groups for value in group["params"]]
     for name, value in parts["optimiser"].items():
-        place, _, what = name.partition(".")
-        parameter = parameters[int(place)]
+        number, _, what = name.partition(".")
+        parameter = parameters[int(number)]
         if value.dim():  # a moment lies in memory as its parameter does, as if never written
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         optimiser.state[parameter][what] = value

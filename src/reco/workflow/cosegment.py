@@ -3,13 +3,12 @@
 One light job per concept: NumPy only, no network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from safetensors.numpy import save
 
-from reco.data.store import Place, read_places
+from reco.data.features import read_features
 from reco.data.tables import read_table
 from reco.errors import RecoError
 from reco.files import MAKE_AGAIN, atomic, fingerprint, read_metadata, read_tensors, sha256
@@ -31,16 +30,21 @@ def cosegment_archive(
     """Read an archive's features from the store and write its references as safetensors.
 
     Args:
-        features: CSV (rank, path, dense_shard, dense_row, encoder_shard, encoder_row).
+        features: CSV of `Experiment.features`.
         text: safetensors with `dense` (d,).
         contexts: the reference files of the context concepts to eliminate, in order.
+        variants: names such as `lgc-ce-k20`.
+        temperature, merge, variant: see `reference_variants`, `cosegment`.
+
+    Raises:
+        RecoError: no images, or damaged files.
     """
     rows = read_table(features)
     if not rows:
         raise RecoError(f"{features}: has no images: {MAKE_AGAIN}")
     results = reference_variants(
-        _read(rows, "encoder"),
-        _read(rows, "dense"),
+        read_features(rows, "encoder"),
+        read_features(rows, "dense"),
         read_tensors(text)["dense"],
         [read_tensors(path) for path in contexts],
         variants,
@@ -48,28 +52,26 @@ def cosegment_archive(
         merge=merge,
         variant=variant,
     )
-    made_from = {"made_from": sources_mark(features, text, contexts)}
+    made_from = {"made_from": sources_mark(features, [text, *contexts])}
     with atomic(output) as temporary:
         temporary.write_bytes(save(results, made_from))
 
 
-def sources_mark(features: Path, text: Path, contexts: Sequence[Path]) -> str:
-    """Digest of what a reference is made from, which stands in its header.
+def sources_mark(features: Path, others: Sequence[Path]) -> str:
+    """Digest of what a reference or a bank is made from, which stands in its header.
 
-    Of the features only whose they are: their place in the store may change, and what else they
-    depend on has its fingerprint in the file's name.
+    Args:
+        features: CSV, of which only the images count: the place of their features in the store may
+            change, and what else these depend on has its fingerprint in the file's name.
+        others: files whose bytes count.
     """
     keys = [row["key"] for row in read_table(features)]
-    return fingerprint([keys, *(sha256(path) for path in (text, *contexts))])
+    return fingerprint([keys, *(sha256(path) for path in others)])
 
 
-def made_from(reference: Path) -> str:
-    """The `sources_mark` that a reference was made with; "" where there is none to be read."""
+def made_from(path: Path) -> str:
+    """The `sources_mark` that a reference or a bank was made with; "" where none can be read."""
     try:
-        return read_metadata(reference).get("made_from", "")
+        return read_metadata(path).get("made_from", "")
     except RecoError:  # missing or damaged
         return ""
-
-
-def _read(rows: Sequence[Mapping[str, str]], what: str) -> np.ndarray:
-    return read_places([Place(row[f"{what}_shard"], int(row[f"{what}_row"])) for row in rows])

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torchvision.transforms import v2
 
+from reco.config import Train
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.models import is_checkpoint
 from reco.models.checkpoints import read_checkpoint
+from reco.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 PACKAGED = "tu-tf_efficientnet_lite2"
 PACKAGED_WEIGHTS = "data/models/packaged/tf_efficientnet_lite2.safetensors"
@@ -24,7 +26,12 @@ def normalisation(encoder: str) -> v2.Normalize:
     """The pixel statistics that an encoder's weights were trained with."""
     if encoder == "packaged":
         return v2.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+
+
+def starting_weights(settings: Train) -> str | None:
+    """What a network starts with, as `build` takes it: the packaged weights, or the config's."""
+    return PACKAGED_WEIGHTS if settings.encoder == "packaged" else settings.encoder_weights
 
 
 def build(encoder: str, weights: str | Path | None, classes: int) -> smp.DeepLabV3Plus:

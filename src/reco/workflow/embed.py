@@ -1,4 +1,4 @@
-"""Embed: the index images, in parts, and the dense features of the archives' images.
+"""Embed: the index images, in parts, and the features of the archives' images.
 
 Both compute only what their stores lack, with each model loaded once.
 """
@@ -11,6 +11,7 @@ import numpy as np
 
 from reco.data.batches import ahead, batches
 from reco.data.embeddings import Description, description_of
+from reco.data.features import place_columns
 from reco.data.geometry import Geometry, archive_geometry
 from reco.data.images import read_image
 from reco.data.store import Place, Store, read_places
@@ -23,7 +24,7 @@ from reco.models import Backend, Loader, Output, load
 from reco.progress import LOG, track
 from reco.workflow.retrieve import read_archive
 
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 BATCH = 16
 BLOCK = 4096  # embeddings that are held at a time on their way into one matrix
 SHARD = 256  # images in a file of the store: what a killed run computes again at most
@@ -66,7 +67,7 @@ def embed_part(
     )
 
 
-def slice_of(rows: Sequence[Row], part: str) -> Sequence[Row]:
+def slice_of(rows: Sequence[Item], part: str) -> Sequence[Item]:
     """The rows of one part: of `3-of-64`, the third of 64 slices of equal length."""
     number, parts = (int(text) for text in part.split("-of-"))
     return rows[len(rows) * (number - 1) // parts : len(rows) * number // parts]
@@ -160,11 +161,10 @@ def _embed_tables(
     for end, scale in scales.items():
         found = embed_features(experiment, items, load, scale)
         places |= {f"{kind}{end}": found[kind] for kind in sorted(found)}
-    columns = [f"{name}_{part}" for name in places for part in ("shard", "row")]
     for slug, rows in archives.items():
         write_table(
             tables[slug],
-            ["rank", "path", "key", *columns],
+            ["rank", "path", "key", *place_columns(places)],
             [
                 (
                     *(row[name] for name in ("rank", "path", "key")),
@@ -200,12 +200,7 @@ def embed_features(
         kinds = roles & {"encoder"} if only_encoder else roles
         if not kinds:
             continue
-        model = load(
-            spec,
-            device=resolve_device(config.device),
-            statistics=config.models.statistics,
-            precision=config.models.precision,
-        )
+        model = load_model(experiment, spec, resolve_device(config.device), load)
         version = model.version + ("-released" if geometry else "")
         stores = {kind: Store(experiment.store(kind, spec, version, size)) for kind in kinds}
         what = f"features of archives at {size} pixels"
@@ -219,8 +214,14 @@ def embed_features(
     return places
 
 
+def load_model(experiment: Experiment, spec: str, device: str, load: Loader) -> Backend:
+    """The dense model or the encoder as the config has its pixels and its numbers."""
+    models = experiment.config.models
+    return load(spec, device=device, statistics=models.statistics, precision=models.precision)
+
+
 def roles_by_model(experiment: Experiment) -> dict[str, set[Output]]:
-    """Which dense outputs each model has to give: one forward pass serves both roles."""
+    """What of `dense` and `encoder` each model, by its spec, has to give in one forward pass."""
     models = experiment.config.models
     roles: dict[str, set[Output]] = {}
     roles.setdefault(models.dense, set()).add("dense")

@@ -13,12 +13,12 @@ from reco.method.variants import Method
 from reco.progress import track
 from reco.workflow.catalog import read_index_labels
 
-# Columns: what tells one `Method` from another, one way of finding concepts from another, scores.
-METHOD = ("method", "recipe", "lgc", "ce", "crf", "archive_size")
+# Columns: what tells one `Method` of a kind from another, one way of finding concepts, scores.
+PARTS = ("recipe", "lgc", "ce", "crf", "archive_size")
 WAY = ("recipe", "lgc", "ce", "archive_size")
 SCORES = ("mean_iou", "pixel_accuracy", "mean_accuracy")
-METRICS = (*METHOD, "split", *SCORES)
-PER_CLASS = (*METHOD, "split", "class", "iou", "accuracy", "pixels")
+METRICS = ("method", *PARTS, "split", *SCORES)
+PER_CLASS = ("method", *PARTS, "split", "class", "iou", "accuracy", "pixels")
 RETRIEVAL = ("concept", "k", "precision", "in_index")
 
 
@@ -47,7 +47,7 @@ def score(masks: Path, split: Split, images: Sequence[Row], labels: int) -> Conf
     return matrix
 
 
-def summarize(
+def summarise(
     metrics: Sequence[dict[str, str]], best: Method, paper: Method
 ) -> dict[str, dict[str, float]]:
     """The scores of DenseCLIP, of ReCo with all its parts and of ReCo+, by method.
@@ -108,7 +108,7 @@ def evaluate(
     per_class: list[tuple[object, ...]] = []
     for method, masks in track(methods, "evaluate", unit="method"):
         matrix = score(masks, split, rows, len(names))
-        key = (*(getattr(method, name) for name in METHOD), split.name)
+        key = (method.kind, *(getattr(method, name) for name in PARTS), split.name)
         scores = (getattr(matrix, name) for name in SCORES)
         metrics.append((*key, *(f"{value:.6f}" for value in scores)))
         pixels = matrix.counts.sum(1)

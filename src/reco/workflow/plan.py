@@ -172,8 +172,3 @@ def scan_images(experiment: Experiment) -> dict[str, Scan]:
     if config.photos and config.photos.is_file():
         found["photos"] = Scan(fingerprint(file_state(config.photos)), 1)
     return found
-
-
-def images_state(experiment: Experiment) -> dict[str, str]:
-    """What tells whether images were added, replaced or taken away since they were listed."""
-    return {name: found.digest for name, found in scan_images(experiment).items()}

@@ -16,19 +16,21 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import open_array
 from reco.method.bank import Space
-from reco.method.probe import ROUNDS, SHARPNESS, STEPS, Probe, fit, pseudo_labels, say
+from reco.method.probe import ROUND_STEPS, ROUNDS, SHARPNESS, Probe, fit, pseudo_labels, say
 from reco.method.segment import Knowledge, Views
-from reco.models import Loader, load
+from reco.models import Loader, Output, load
 from reco.progress import track
 from reco.workflow.embed import embed_features
-from reco.workflow.segment import pairs, read_knowledge
+from reco.workflow.segment import as_views, read_knowledge
 from reco.workflow.views import see
 from reco.workflow.whiten import draw
 
-READ = 16  # images that are read from the store at a time
+AT_A_TIME = 16  # images that are read from the store at a time
 
 
-def embed_lessons(experiment: Experiment, load: Loader = load) -> dict[int, list[dict]]:
+def embed_lessons(
+    experiment: Experiment, load: Loader = load
+) -> dict[int, list[dict[Output, Place]]]:
     """Bring the features of the index images that the probe learns from into the store.
 
     Returns:
@@ -39,7 +41,7 @@ def embed_lessons(experiment: Experiment, load: Loader = load) -> dict[int, list
     assert config.train
     total = len(open_array(experiment.embeddings))
     drawn = draw(experiment, total, config.train.index)
-    items = {key: experiment.index_root / path for path, key in drawn}
+    items = {key: experiment.index_root / path for path, key in drawn.values()}
     found = {}
     for scale in config.bank.scales:
         places = embed_features(experiment, items, load, scale) if items else {}
@@ -47,11 +49,11 @@ def embed_lessons(experiment: Experiment, load: Loader = load) -> dict[int, list
     return found
 
 
-def read_lessons(places: Mapping[int, Sequence[Mapping]]) -> Iterator[Views]:
+def read_lessons(places: Mapping[int, Sequence[Mapping[Output, Place]]]) -> Iterator[Views]:
     """The views of each image of `embed_lessons`; dense features of the first scale serve all."""
     first = next(iter(places))
-    for start in range(0, len(places[first]), READ):
-        part = {scale: rows[start : start + READ] for scale, rows in places.items()}
+    for start in range(0, len(places[first]), AT_A_TIME):
+        part = {scale: rows[start : start + AT_A_TIME] for scale, rows in places.items()}
         encoder = {scale: _read(rows, "encoder") for scale, rows in part.items()}
         dense = _read(part[first], "dense")
         for i in range(len(dense)):
@@ -59,7 +61,7 @@ def read_lessons(places: Mapping[int, Sequence[Mapping]]) -> Iterator[Views]:
             yield {scale: (features[here], dense[here]) for scale, features in encoder.items()}
 
 
-def _read(rows: Sequence[Mapping[str, Place]], kind: str) -> np.ndarray:
+def _read(rows: Sequence[Mapping[Output, Place]], kind: Output) -> np.ndarray:
     return read_places([row[kind] for row in rows])
 
 
@@ -87,7 +89,7 @@ def train_probe(
         read_table(images),
         list(knowledge.scales),
     )
-    seen = pairs(see(experiment, "train", rows, sides, features, load=load))
+    seen = as_views(see(experiment, "train", rows, sides, features, load=load))
     lessons = chain((views for _, _, views in seen), read_lessons(places))
     total = len(rows) + len(places[sides[0]])
     taught = [
@@ -101,11 +103,12 @@ def train_probe(
     layer = nn.Linear(positions.shape[1], len(experiment.targets), device=positions.device)
     for again in range(ROUNDS):
         steps = fit(layer, positions, labels, config.seed + again)
-        for loss, rate in track(steps, "train ReCo+", total=STEPS, unit="step"):
+        for loss, rate in track(steps, "train ReCo+", total=ROUND_STEPS, unit="step"):
             curve.append((len(curve) + 1, loss, rate))
         labels = say(layer, positions)
-    if not math.isfinite(curve[-1][1]):
-        raise RecoError(f"training: the loss is {curve[-1][1]}: check the encoder's features")
+    *_, (_, last, _) = curve
+    if not math.isfinite(last):
+        raise RecoError(f"training: the loss is {last}: check the encoder's features")
     return _of_labels(experiment, knowledge, layer), curve, total
 
 

@@ -16,7 +16,7 @@ from reco.experiment import Experiment
 from reco.method.segment import predict
 from reco.method.variants import Method
 from reco.progress import track
-from reco.workflow.segment import pairs, read_knowledge
+from reco.workflow.segment import as_views, read_knowledge
 from reco.workflow.views import see
 
 BINS = 1000
@@ -44,7 +44,7 @@ class Histogram:
 
     @property
     def otsu(self) -> int:
-        """Place in THRESHOLDS that parts the pixels best by variance (Otsu 1979); no label read."""
+        """Index in THRESHOLDS that parts the pixels best by variance (Otsu 1979); no label read."""
         counts = self.concept + self.background
         values = (np.arange(BINS) + 0.5) / BINS
         below = np.concatenate([[0], counts.cumsum()[:-1]])
@@ -73,19 +73,19 @@ def rare(
     split = experiment.split("val")
     methods = _methods(experiment)
     knowledge = read_knowledge(experiment, methods)
-    counts = {method.method: np.zeros((2, BINS), np.int64) for method in methods}
+    counts = {method.kind: np.zeros((2, BINS), np.int64) for method in methods}
     rows = read_table(images)
-    seen = pairs(see(experiment, "val", rows, [split.geometry.size], features))
+    seen = as_views(see(experiment, "val", rows, [split.geometry.size], features))
     for row, (_, picture, views) in track(
         zip(rows, seen, strict=True), "score the concept", total=len(rows)
     ):
         truth = split.truth(row)
         size = (picture.shape[0], picture.shape[1])
         for _, method, map_ in predict(*views[min(size)], knowledge, methods, size):
-            place = np.minimum((map_[0] * BINS).astype(int), BINS - 1)
+            bins = np.minimum((map_[0] * BINS).astype(int), BINS - 1)
             for label in (0, 1):
-                found = np.bincount(place[truth == label], minlength=BINS)
-                counts[method.method][label] += found
+                found = np.bincount(bins[truth == label], minlength=BINS)
+                counts[method.kind][label] += found
     return {name: Histogram(both[1], both[0]) for name, both in counts.items()}
 
 
@@ -93,12 +93,12 @@ def _methods(experiment: Experiment) -> list[Method]:
     best = experiment.paper
     return [
         Method("denseclip", False, False, False, 0),
-        *(replace(best, method=name, crf=False) for name in ("reference", "reco")),
+        *(replace(best, kind=name, crf=False) for name in ("reference", "reco")),
     ]
 
 
 def table(found: dict[str, Histogram]) -> list[tuple[str, str, str]]:
-    """Rows of rare.csv: the IoU of every method at every threshold."""
+    """Rows of rare.csv (method, threshold, IoU)."""
     return [
         (name, f"{threshold:.3f}", f"{iou:.6f}")
         for name, histogram in found.items()
@@ -106,12 +106,12 @@ def table(found: dict[str, Histogram]) -> list[tuple[str, str, str]]:
     ]
 
 
-def summarize(found: dict[str, Histogram]) -> dict[str, dict[str, dict[str, float]]]:
+def summarise(found: dict[str, Histogram]) -> dict[str, dict[str, dict[str, float]]]:
     """The IoU at Otsu's threshold and at the best one, by method."""
 
-    def at(histogram: Histogram, place: int) -> dict[str, float]:
-        iou = round(float(histogram.iou[place]), 6)
-        return {"threshold": float(THRESHOLDS[place]), "iou": iou}
+    def at(histogram: Histogram, i: int) -> dict[str, float]:
+        iou = round(float(histogram.iou[i]), 6)
+        return {"threshold": float(THRESHOLDS[i]), "iou": iou}
 
     return {
         name: {

@@ -14,7 +14,7 @@ from reco.experiment import Experiment
 from reco.files import digest_folders, sha256
 from reco.revision import read_revision
 
-PACKAGES = (
+RECORDED = (
     "matplotlib",
     "numpy",
     "open_clip_torch",
@@ -70,7 +70,7 @@ def describe_run(
         "processors": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: metadata.version(name) for name in RECORDED},
         "requirements.lock": sha256(lock) if lock.exists() else None,
         "models": config.models.model_dump(),
         "concepts": len(experiment.targets),

@@ -53,10 +53,10 @@ def retrieve_archives(
         raise RecoError(f"{embeddings}: {error}: {MAKE_AGAIN}") from None
     found = read_rows(images, set(rows.ravel().tolist()))
     mark = index_mark(embeddings)
-    for archive, places, vector in zip(archives, rows, vectors, strict=True):
+    for archive, best, vector in zip(archives, rows, vectors, strict=True):
         # In double precision, so that no digit depends on how many concepts were ranked at once.
-        scores = matrix[places].astype(np.float64) @ vector.astype(np.float64)
-        ranked = enumerate(zip(places.tolist(), scores.tolist(), strict=True), 1)
+        scores = matrix[best].astype(np.float64) @ vector.astype(np.float64)
+        ranked = enumerate(zip(best.tolist(), scores.tolist(), strict=True), 1)
         write_table(
             archive,
             ["rank", "path", "key", "similarity", "index"],
@@ -65,13 +65,10 @@ def retrieve_archives(
 
 
 def check_index(embeddings: Path, texts: Sequence[Path]) -> None:
-    """Whether embeddings are whole, and of the model that texts were embedded by.
+    """Raise RecoError unless embeddings are whole, and of the model that texts were embedded by.
 
     Their digest is compared unless they are older than what describes them, which is written
     after them: a job per concept cannot read 2 GB twice.
-
-    Raises:
-        RecoError: they are not.
     """
     described = read_description(embeddings)
     if embeddings.stat().st_mtime_ns >= description_of(embeddings).stat().st_mtime_ns:

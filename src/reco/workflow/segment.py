@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reco.data.split import Row
 from reco.data.tables import read_table
 from reco.experiment import Experiment
 from reco.files import read_tensors
@@ -94,28 +95,33 @@ def segment_split(
     files = [str(images), *experiment.learned_by(methods), *texts]
     work = working_folder(masks, [keep, experiment.segment_state(methods, files)])
     own = slice_of(rows, part) if part else rows
-    todo = [
-        row
-        for row in own
-        if not is_whole(work / method.slug / row["prediction"] for method in methods)
-    ]
+    todo = unfinished(own, methods, work)
     what = f"segment {role}"
     LOG.info("%s: %d of %d images to segment", what, len(todo), len(own))
     if todo:
         with mask_writer(work, experiment.target_labels, config.crf, workers) as writer:
             knowledge = read_knowledge(experiment, methods)
             seen = see(experiment, role, todo, experiment.sides(role), features)
-            done = segment(pairs(seen), knowledge, methods, writer, keep)
+            done = segment(as_views(seen), knowledge, methods, writer, keep)
             for _ in track(done, what, total=len(todo)):
                 pass
     if not part:
         publish(work, masks)
 
 
-def pairs(
+def unfinished(rows: Sequence[Row], methods: Sequence[Method], work: Path) -> list[Row]:
+    """The images of a split that lack the mask of a method in a working folder."""
+    return [
+        row
+        for row in rows
+        if not is_whole(work / method.slug / row["prediction"] for method in methods)
+    ]
+
+
+def as_views(
     seen: Iterable[tuple[str, np.ndarray, Mapping[int, tuple[np.ndarray, ...]]]],
 ) -> Iterator[tuple[str, np.ndarray, Views]]:
-    """What `reco.workflow.views.see` gives, as `segment` takes it: encoder and dense features."""
+    """What `reco.workflow.views.see` gives, its tuples of both outputs as pairs: see `Views`."""
     for name, picture, views in seen:
         yield name, picture, {side: (view[0], view[1]) for side, view in views.items()}
 

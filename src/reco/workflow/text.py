@@ -72,7 +72,7 @@ def _embed(
         store.append([_key(sentence) for sentence in missing], model.embed_texts(missing, role))
         known = store.places()
     return {
-        slug: average(read_places([known[_key(sentence)] for sentence in group])).astype(np.float32)
+        slug: average(read_places([known[_key(sentence)] for sentence in group]))
         for slug, group in sentences.items()
     }
 

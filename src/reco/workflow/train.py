@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from reco.config import Train
-from reco.data.geometry import BILINEAR, NEAREST, Geometry
+from reco.data.geometry import BILINEAR, NEAREST
 from reco.data.split import Row, Split
 from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
@@ -30,18 +30,19 @@ from reco.method.train import make_optimiser, take_steps
 from reco.models import keeping_loader
 from reco.models.checkpoints import read_checkpoint
 from reco.progress import LOG, track
-from reco.work import is_whole, publish, working_folder
+from reco.work import publish, working_folder
 from reco.workflow.checkpoint import CHECKPOINT, read_checkpoint_into, write_checkpoint
-from reco.workflow.crops import AS_THEY_ARE, draw_batches
+from reco.workflow.crops import draw_batches
 from reco.workflow.deeplab import (
-    PACKAGED_WEIGHTS,
     build,
     load_deeplab,
     normalisation,
     predict_picture,
+    starting_weights,
 )
 from reco.workflow.masks import mask_writer
 from reco.workflow.probe import pack_probe, train_probe, unpack_probe
+from reco.workflow.segment import unfinished
 from reco.workflow.views import read_pictures, see
 
 
@@ -53,23 +54,18 @@ def train(
     seed: int,
     device: str,
     workers: int = 1,
-    geometry: Geometry = AS_THEY_ARE,
-    lessons: np.ndarray | None = None,
 ) -> Iterator[tuple[int, float, float]]:
     """Train in place; yields (step from 1, loss, learning rate of the head).
 
     Args:
         images: paths of images and pseudo-masks (label ids).
         workers: processes that read and augment.
-        geometry, lessons: see `PseudoMasks`.
 
     Raises:
         RecoError: the loss is not finite.
     """
     optimiser = make_optimiser(model, settings, seed=seed, device=device)
-    batches = draw_batches(
-        images, settings, seed=seed, workers=workers, geometry=geometry, lessons=lessons
-    )
+    batches = draw_batches(images, settings, seed=seed, workers=workers)
     yield from take_steps(model, optimiser, batches, settings, device)
 
 
@@ -165,7 +161,7 @@ def train_plus(
         encoder, count = config.train.encoder, len(pairs)
     with atomic(weights) as temporary:
         temporary.write_bytes(
-            save({key: np.ascontiguousarray(value) for key, value in state.items()})
+            save({key: np.asarray(value, order="C") for key, value in state.items()})
         )
     write_digest(weights)
     write_json(
@@ -187,7 +183,7 @@ def train_plus(
 
 def _start(settings: Train) -> list[Path]:
     """The file of weights that the network starts with, where it is one."""
-    start = PACKAGED_WEIGHTS if settings.encoder == "packaged" else settings.encoder_weights
+    start = starting_weights(settings)
     return [Path(start)] if start and Path(start).is_file() else []
 
 
@@ -214,9 +210,7 @@ def train_deeplab(
     smooth = BILINEAR if split.geometry.resample == NEAREST else split.geometry.resample
     geometry = replace(split.geometry, resample=smooth)
     torch.manual_seed(config.seed)
-    packaged = settings.encoder == "packaged"
-    start = PACKAGED_WEIGHTS if packaged else settings.encoder_weights
-    network = build(settings.encoder, start, len(experiment.learned))
+    network = build(settings.encoder, starting_weights(settings), len(experiment.learned))
     device = resolve_device(config.device)
     optimiser = make_optimiser(network, settings, seed=config.seed, device=device)
     rows: list[Sequence[object]] = list(read_checkpoint_into(checkpoint, network, optimiser))
@@ -270,11 +264,7 @@ def segment_plus(
     rows = read_table(images)
     state = experiment.segment_state(experiment.plus, [images, weights, model])
     work = working_folder(masks, state)
-    todo = [
-        row
-        for row in rows
-        if not is_whole(work / method.slug / row["prediction"] for method in experiment.plus)
-    ]
+    todo = unfinished(rows, experiment.plus, work)
     LOG.info("segment with ReCo+: %d of %d images to segment", len(todo), len(rows))
     with mask_writer(work, experiment.learned_labels, experiment.config.crf, workers) as writer:
         found = _find_plus(experiment, todo, weights, model, features) if todo else []

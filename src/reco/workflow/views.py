@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from reco.data.batches import ahead
+from reco.data.features import place_columns, place_in
 from reco.data.geometry import Geometry
 from reco.data.split import Row, Split
-from reco.data.store import Place, Store, as_stored, read_places
+from reco.data.store import Store, as_stored, read_places
 from reco.data.tables import read_table, write_table
 from reco.device import resolve_device
 from reco.errors import RecoError
@@ -24,10 +25,10 @@ from reco.experiment import Experiment, side_name
 from reco.files import MAKE_AGAIN
 from reco.models import Loader, Output, keeping_loader, load
 from reco.progress import LOG, track
-from reco.workflow.embed import chunks, roles_by_model
+from reco.workflow.embed import chunks, load_model, roles_by_model
 
 BOTH: tuple[Output, ...] = ("encoder", "dense")
-SHARD = 32  # pictures whose features are held, and which a killed run computes again at most
+HELD = 32  # pictures whose features are held, and which a killed run computes again at most
 Encoded = TypeVar("Encoded")
 
 
@@ -59,13 +60,7 @@ def load_networks(
     roles = {
         spec: kinds & wanted for spec, kinds in roles_by_model(experiment).items() if kinds & wanted
     }
-    settings = experiment.config.models
-    models = {
-        spec: load(
-            spec, device=device, statistics=settings.statistics, precision=settings.precision
-        )
-        for spec in roles
-    }
+    models = {spec: load_model(experiment, spec, device, load) for spec in roles}
 
     def encode(picture: np.ndarray) -> dict[Output, np.ndarray]:
         image = Image.fromarray(picture)
@@ -124,13 +119,12 @@ def embed_split(
         RecoError: an image cannot be read, or a network gives what the store cannot hold.
     """
     load = load or keeping_loader()
-    config, rows, split = experiment.config, read_table(images), experiment.split(role)
-    device, sides = resolve_device(config.device), experiment.sides(role)
+    rows, split = read_table(images), experiment.split(role)
+    device, sides = resolve_device(experiment.config.device), experiment.sides(role)
     encode = load_networks(experiment, device, set(BOTH), load)
     stores: dict[tuple[Output, int | None], Store] = {}
     for spec, kinds in roles_by_model(experiment).items():
-        options = {"statistics": config.models.statistics, "precision": config.models.precision}
-        version = load(spec, device=device, **options).version
+        version = load_model(experiment, spec, device, load).version
         for kind in kinds:
             for side in sides:
                 folder = experiment.split_store(role, kind, spec, version, side_name(side))
@@ -153,20 +147,19 @@ def embed_split(
         what,
         total=len(todo),
     )
-    for shard in chunks(seen, SHARD):
-        for place, store in stores.items():
-            new = [(key, arrays[place]) for key, arrays in shard if key not in known[place]]
+    for shard in chunks(seen, HELD):
+        for view, store in stores.items():
+            new = [(key, arrays[view]) for key, arrays in shard if key not in known[view]]
             _append(store, new)
-    places = {place: store.places() for place, store in stores.items()}
+    places = {view: store.places() for view, store in stores.items()}
     order = [(kind, side) for side in sides for kind in BOTH]
-    columns = [f"{_column(*place)}_{part}" for place in order for part in ("shard", "row")]
     write_table(
         table,
-        ["prediction", *columns],
+        ["prediction", *place_columns(_column(*view) for view in order)],
         [
             (
                 row["prediction"],
-                *(value for place in order for value in places[place][row["key"]]),
+                *(value for view in order for value in places[view][row["key"]]),
             )
             for row in rows
         ],
@@ -237,8 +230,7 @@ def see(
         try:
             places = {
                 own if side is None else side: [
-                    Place(kept[name][f"{column}_shard"], int(kept[name][f"{column}_row"]))
-                    for column in (_column(kind, side) for kind in wanted)
+                    place_in(kept[name], _column(kind, side)) for kind in wanted
                 ]
                 for side in sides
             }

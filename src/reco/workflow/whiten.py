@@ -17,11 +17,11 @@ from reco.workflow.bank import pack_spaces
 from reco.workflow.embed import embed_features
 from reco.workflow.retrieve import read_rows
 
-SAMPLE = 200  # images: at 320 pixels and stride 32, 20,000 positions
+MEASURED = 200  # images: at 320 pixels and stride 32, 20,000 positions
 
 
-def draw(experiment: Experiment, total: int, count: int) -> list[tuple[str, str]]:
-    """(path, key) of `count` index images drawn at random, by the experiment's seed.
+def draw(experiment: Experiment, total: int, count: int) -> dict[int, tuple[str, str]]:
+    """Index images drawn at random, by the experiment's seed: row of the index -> path and key.
 
     A smaller count gives the first ones of a larger one.
 
@@ -30,11 +30,11 @@ def draw(experiment: Experiment, total: int, count: int) -> list[tuple[str, str]
     """
     rows = np.random.default_rng(experiment.config.seed).permutation(total)[:count]
     found = read_rows(Path(experiment.usable), set(rows.tolist()))
-    return [found[row] for row in rows]
+    return {row: found[row] for row in rows.tolist()}
 
 
 def whiten_index(experiment: Experiment, embeddings: Path, load: Loader = load) -> None:
-    """Measure the spaces of all scales on SAMPLE images of the index and write them.
+    """Measure the spaces of all scales on MEASURED images of the index and write them.
 
     The features come from the store, which the archives' images share.
 
@@ -45,8 +45,8 @@ def whiten_index(experiment: Experiment, embeddings: Path, load: Loader = load) 
         RecoError: an image cannot be read any more, or see `reco.method.bank.measure`.
     """
     total = len(open_array(embeddings))
-    drawn = draw(experiment, total, SAMPLE)
-    items = {key: experiment.index_root / path for path, key in drawn}
+    drawn = draw(experiment, total, MEASURED)
+    items = {key: experiment.index_root / path for path, key in drawn.values()}
     spaces = {}
     for scale in experiment.config.bank.scales:
         places = embed_features(experiment, items, load, scale)["encoder"]

@@ -1,4 +1,4 @@
-"""Data sets that their owners give only to those who sign up: whether they lie complete."""
+"""Datasets that their owners give only to those who sign up: whether they lie complete."""
 
 import difflib
 from pathlib import Path
@@ -8,7 +8,7 @@ from reco.errors import RecoError
 
 
 def check_layout(name: str, root: str | Path, *, listing: str | Path = DOWNLOADS) -> None:
-    """See that a data set that must be signed for lies complete below `root`.
+    """See that a dataset that must be signed for lies complete below `root`.
 
     Raises:
         RecoError: it does not: gives the page to sign, the layout expected and what is missing; or

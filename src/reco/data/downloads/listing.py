@@ -12,13 +12,13 @@ DOWNLOADS = "config/downloads.yaml"
 NAME = r"^[a-z0-9][a-z0-9-]*$"
 
 
-class Section(BaseModel):
-    """A part of config/downloads.yaml; unknown keys are refused."""
+class Part(BaseModel):
+    """A part of these lists; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Package(BaseModel):
+class Package(Part):
     """A Debian package, pinned.
 
     Attributes:
@@ -26,8 +26,6 @@ class Package(BaseModel):
         size: length in bytes.
         sha256: of the whole file, in hexadecimal.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9+.-]*$")
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+:~-]*$")
@@ -42,7 +40,7 @@ class Package(BaseModel):
         return PurePosixPath(self.path).name
 
 
-class Unpack(Section):
+class Unpack(Part):
     """Which members of an archive are wanted, and where they go.
 
     Attributes:
@@ -60,7 +58,7 @@ class Unpack(Section):
     gigabytes: float = Field(gt=0)
 
 
-class Named(Section):
+class Named(Part):
     """An entry of the list."""
 
     name: str = Field(pattern=NAME)
@@ -103,15 +101,15 @@ class Download(Named):
         return len(self.sha256 or "") == 64 or len(self.md5 or "") == 32
 
 
-class Layout(Section):
-    """Files that a data set must have: a pattern below its root, and how many there are."""
+class Layout(Part):
+    """Files that a dataset must have: a pattern below its root, and how many there are."""
 
     path: str = Field(pattern=r"^[^/\s][^\s]*$")
     count: int = Field(gt=0)
 
 
 class Gated(Named):
-    """A data set that its owners give only to those who sign up.
+    """A dataset that its owners give only to those who sign up.
 
     Attributes:
         page: where to sign up.
@@ -123,7 +121,7 @@ class Gated(Named):
     layout: list[Layout] = Field(min_length=1)
 
 
-class Downloads(Section):
+class Downloads(Part):
     """config/downloads.yaml."""
 
     downloads: list[Download]

@@ -1,4 +1,4 @@
-"""Data sets and weights of config/downloads.yaml: fetched, checked, unpacked, recorded."""
+"""Datasets and weights of config/downloads.yaml: fetched, checked, unpacked, recorded."""
 
 import re
 from pathlib import Path
@@ -28,10 +28,10 @@ def fetch_download(
     and the file is checked against it from then on.
 
     Args:
-        root: where a data set lies that must be signed for; None = `folder`/<name>.
+        root: where a dataset lies that must be signed for; None = `folder`/<name>.
 
     Returns:
-        the record that was written, `folder`/<name>.json; None for a data set that must be signed
+        the record that was written, `folder`/<name>.json; None for a dataset that must be signed
         for and lies complete in its place.
 
     Raises:

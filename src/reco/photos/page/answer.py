@@ -103,7 +103,7 @@ def open_photo(photo: str | None) -> Image.Image:
 def table(
     shares: dict[str, float], remarks: dict[str, str], doubtful: bool
 ) -> list[tuple[str, str, str]]:
-    """Rows of HEADERS, as text."""
+    """Rows of word, share of pixels and doubt, as text; below, what is none of the words."""
     rows = [
         (
             name,

@@ -21,7 +21,7 @@ READ = {"/", "/favicon.ico", "/manifest.json", "/theme.css"} | {
 READ_BELOW = ("/assets/", "/static/")  # files of Gradio's package
 
 
-class Photo(BaseModel):
+class Upload(BaseModel):
     """An uploaded file, as the page names it. Its address is left out: it might be fetched."""
 
     path: str
@@ -33,7 +33,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    data: tuple[Photo | None] | tuple[Photo | None, str, bool, bool]
+    data: tuple[Upload | None] | tuple[Upload | None, str, bool, bool]
     fn_index: int
     trigger_id: int | None = None
     session_hash: Annotated[str, Field(max_length=100)]
@@ -96,7 +96,7 @@ class Gate:
         raise RefusedError(403, "this page has no such place, or no such file")
 
     def _asked(self, text: bytes) -> bytes:
-        """The same written anew, so that nobody reads in it what was not checked here."""
+        """What is asked, written anew, so that nobody reads in it what was not checked here."""
         try:
             asked = Asked.model_validate_json(text)
         except ValidationError:

@@ -5,11 +5,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from reco.errors import RecoError
+from reco.photos.page.answer import NONE, Answer, answer, open_photo
 from reco.photos.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from gradio import Blocks
-from reco.photos.page.answer import NONE, Answer, answer, open_photo
 
 PREVIEW = 640  # pixels of the longer side
 HEADERS = ["word", "share of pixels", "doubt"]
@@ -118,8 +118,8 @@ def _show(gr: ModuleType, found: Answer) -> None:
                 elem_id="table",
             )
             gr.Markdown(HINT)
-    for place, word in enumerate(found.words):
-        with gr.Row(elem_id=f"word-{place}"):
+    for number, word in enumerate(found.words):
+        with gr.Row(elem_id=f"word-{number}"):
             gr.Image(
                 word.map,
                 label=f"Saliency of {word.name}",

@@ -26,11 +26,11 @@ from reco.photos.specialists.specialist import CONCEPT, Description, Example
 from reco.photos.specialists.trained import Trained
 from reco.progress import LOG, track
 from reco.revision import read_revision
-from reco.workflow.deeplab import PACKAGED_WEIGHTS, build, normalisation
+from reco.workflow.deeplab import PACKAGED_WEIGHTS, build, normalisation, starting_weights
 from reco.workflow.train import train
 
 ITERATIONS = 100
-PACKAGES = ("numpy", "pillow", "segmentation-models-pytorch", "timm", "torch", "torchvision")
+VERSIONED = ("numpy", "pillow", "segmentation-models-pytorch", "timm", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,8 @@ def check_word(word: str) -> None:
         raise RecoError(f"a specialist knows one concept, these are {len(concepts)}: {names}")
 
 
-def make_lessons(
-    segmenter: Segmenter, learned: Learned, *, unlike: bool = True
-) -> tuple[list[Lesson], list[Lesson]]:
-    """ReCo's masks of a concept's archive, and as many images without the concept.
-
-    Args:
-        unlike: whether to take such images, as far as `learned` has them.
-    """
+def make_lessons(segmenter: Segmenter, learned: Learned) -> tuple[list[Lesson], list[Lesson]]:
+    """ReCo's masks of a concept's archive, and of images without it as many, if there are."""
     size = segmenter.config.sizes.benchmark
 
     def shrunk(path: Path) -> Lesson:
@@ -95,7 +89,7 @@ def make_lessons(
         return Lesson(lesson.picture, np.where(inside, sure, 0).astype(np.int32))
 
     archive = [item.path for item in learned.archive]
-    others = learned.unlike[: len(archive)] if unlike else ()
+    others = learned.unlike[: len(archive)]
     shown = [masked(path) for path in track(archive, "segment the archive")]
     return shown, [shrunk(path) for path in others]
 
@@ -116,8 +110,7 @@ def teach(
     if settings.encoder == "packaged" and not Path(PACKAGED_WEIGHTS).exists():
         convert(Path(PACKAGED_WEIGHTS).parent)
     torch.manual_seed(config.seed)
-    start = PACKAGED_WEIGHTS if settings.encoder == "packaged" else settings.encoder_weights
-    network = build(settings.encoder, start, 2)
+    network = build(settings.encoder, starting_weights(settings), 2)
     with TemporaryDirectory(prefix="reco-specialist-") as folder:
         pairs = [_write(lesson, Path(folder), i) for i, lesson in enumerate(lessons)]
         steps = train(network, pairs, settings, seed=config.seed, device=segmenter.device)
@@ -159,5 +152,5 @@ def _describe(segmenter: Segmenter, learned: Learned, settings: Train, lessons: 
         unlike=examples(learned.unlike[: lessons - len(archive)]),
         weights="",
         code=str(read_revision() or "not in a git checkout"),
-        versions={name: metadata.version(name) for name in PACKAGES},
+        versions={name: metadata.version(name) for name in VERSIONED},
     )

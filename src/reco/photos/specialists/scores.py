@@ -25,8 +25,8 @@ def overview(specialist: Specialist, shown: Sequence[Lesson], others: Sequence[L
     Args:
         shown, others: of `make_lessons`; some of the first, and one of the second.
     """
-    places = np.linspace(0, len(shown) - 1, min(SHOWN - 1, len(shown))).round().astype(int)
-    lessons = [*(shown[place] for place in places), *others[:1]]
+    chosen = np.linspace(0, len(shown) - 1, min(SHOWN - 1, len(shown))).round().astype(int)
+    lessons = [*(shown[i] for i in chosen), *others[:1]]
     figure = Figure(figsize=(6.5, 2.2 * len(lessons)), layout="constrained")
     axes = figure.subplots(len(lessons), 3, squeeze=False)
     for row, lesson in zip(axes, lessons, strict=True):

@@ -117,11 +117,7 @@ class Specialist:
 
 
 def check_out(folder: Path) -> None:
-    """Whether a specialist may be written to a folder.
-
-    Raises:
-        RecoError: it holds anything else, or is no folder.
-    """
+    """Raise RecoError unless a specialist may be written to a folder: an empty one, or its own."""
     if folder.exists() and not folder.is_dir():
         raise RecoError(f"{folder}: is a file: name a folder with --out")
     found = sorted(path.name for path in folder.glob("[!.]*"))

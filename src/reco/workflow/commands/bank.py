@@ -1,18 +1,14 @@
 """The command of bank.smk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from reco.options import FILE
-
-if TYPE_CHECKING:
-    pass
+from reco.options import FEATURES, FILE
 
 
 @click.command()
-@click.option("--features", type=FILE, required=True, help="CSV: where the features are.")
+@FEATURES
 @click.option("--whitening", type=FILE, required=True, help="File of `reco whiten`.")
 @click.option("--scales", required=True, help="Shorter sides in pixels, such as '320 448'.")
 @click.option("--size", type=click.IntRange(2), required=True, help="Archive images at most.")

@@ -1,14 +1,10 @@
 """The command that writes the schema of the config."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reco.options import FILE
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

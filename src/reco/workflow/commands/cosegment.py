@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reco.options import FILE
+from reco.options import FEATURES, FILE
 
 if TYPE_CHECKING:
     from reco.method.cosegment import Merge, Variant
 
 
 @click.command()
-@click.option("--features", type=FILE, required=True, help="CSV: where the features are.")
+@FEATURES
 @click.option("--text", type=FILE, required=True, help="Text embeddings of the concept.")
 @click.option("--contexts", default="", help="Reference files of context concepts, in order.")
 @click.option("--variants", required=True, help="Names such as lgc-ce-k20.")

@@ -1,14 +1,10 @@
 """Commands of download.smk: what an experiment starts from."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reco.options import CONFIG, FILE, SPLIT, WORKERS, open_experiment
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -48,13 +44,13 @@ def fetch(packages: Path, source: str, folder: Path) -> None:
     "--folder", type=FILE, default="data/downloads", show_default=True, help="Where they go."
 )
 @click.option(
-    "--root", type=FILE, help="Where a data set lies that you signed for.  [default: FOLDER/NAME]"
+    "--root", type=FILE, help="Where a dataset lies that you signed for.  [default: FOLDER/NAME]"
 )
 @click.option(
     "--listing", type=FILE, default="config/downloads.yaml", show_default=True, help="The list."
 )
 def download(names: tuple[str, ...], folder: Path, root: Path | None, listing: Path) -> None:
-    """Fetch data sets and weights of the paper.
+    """Fetch datasets and weights of the paper.
 
     \b
     reco download                    # lists what there is
@@ -117,7 +113,7 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
     from reco.data.tables import read_table
     from reco.experiment import BACKGROUNDS, CUTOUTS, PACKAGES
     from reco.files import read_json, shipped, write_json
-    from reco.workflow.plan import images_state
+    from reco.workflow.plan import scan_images
 
     experiment = open_experiment(config_file)
     cutouts, backgrounds = shipped(CUTOUTS), shipped(BACKGROUNDS)
@@ -129,7 +125,8 @@ def compose(config_file: Path, packages: Path, photographs: Path, workers: int) 
     scenes = Path(experiment.scenes)
     compose(cutouts, backgrounds, photographs, scenes, seed=config.seed, workers=workers, **sizes)
     record = read_json(scenes / "composed.json")
-    write_json(scenes / "composed.json", {**record, "state": images_state(experiment)})
+    state = {name: found.digest for name, found in scan_images(experiment).items()}
+    write_json(scenes / "composed.json", {**record, "state": state})
 
 
 @click.command()

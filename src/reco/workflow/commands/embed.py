@@ -1,21 +1,17 @@
 """Commands of embed.smk: images and texts in the spaces of the networks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from reco.options import CONFIG, FILE, SPLIT, images_option, open_experiment
-
-if TYPE_CHECKING:
-    pass
+from reco.options import CONFIG, FILE, MODEL, SIZE, SPLIT, images_option, open_experiment
 
 
 @click.command()
 @CONFIG
 @images_option("images of the index")
-@click.option("--model", required=True, help="The language-image model that ranks the index.")
-@click.option("--size", type=int, required=True, help="Side of its input in pixels.")
+@MODEL
+@SIZE
 @click.option(
     "--part", default="1-of-1", show_default=True, help="Which slice: 3-of-64 is the third of 64."
 )
@@ -32,8 +28,8 @@ def embed(config_file: Path, images: Path, model: str, size: int, part: str, tab
 @click.option("--embeddings", type=FILE, required=True, help=".npy to write: (n, d), unit rows.")
 @click.option("--usable", type=FILE, required=True, help="CSV to write: the image of every row.")
 @click.option("--skipped", type=FILE, required=True, help="CSV to write: unreadable files, why.")
-@click.option("--model", required=True, help="The model of the parts.")
-@click.option("--size", type=int, required=True, help="Side of its input in pixels.")
+@MODEL
+@SIZE
 @click.option("--state", required=True, help="State of the images, noted beside the embeddings.")
 def gather(
     parts: tuple[Path, ...],

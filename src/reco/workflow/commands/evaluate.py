@@ -1,20 +1,16 @@
 """Commands of evaluate.smk, and the one that walks back from its results."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from reco.options import CONFIG, FILE, PLUS, images_option, open_experiment
-
-if TYPE_CHECKING:
-    pass
+from reco.options import CONFIG, FILE, PLUS, ZERO_SHOT, images_option, open_experiment
 
 
 @click.command()
 @CONFIG
 @images_option("images of the val split")
-@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment-split`.")
+@ZERO_SHOT
 @PLUS
 @click.option("--metrics", type=FILE, required=True, help="CSV to write: a row per method.")
 @click.option("--per-class", type=FILE, required=True, help="CSV to write: per method and class.")
@@ -31,7 +27,7 @@ def evaluate(
     """Score all methods against the ground truth."""
     from reco.data.tables import read_table, write_table
     from reco.files import write_json
-    from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarize
+    from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarise
 
     experiment = open_experiment(config_file)
     methods = [(method, zero_shot / method.slug) for method in experiment.zero_shot]
@@ -40,7 +36,7 @@ def evaluate(
     rows, class_rows = evaluate(methods, experiment.split("val"), images, experiment.scored)
     write_table(metrics, METRICS, rows)
     write_table(per_class, PER_CLASS, class_rows)
-    write_json(summary, summarize(read_table(metrics), experiment.best, experiment.paper))
+    write_json(summary, summarise(read_table(metrics), experiment.best, experiment.paper))
 
 
 @click.command()

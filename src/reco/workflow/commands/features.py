@@ -1,14 +1,10 @@
 """Commands of features.smk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from reco.options import CONFIG, FILE, open_experiment
-
-if TYPE_CHECKING:
-    pass
+from reco.options import CONFIG, EMBEDDINGS, open_experiment
 
 
 @click.command()
@@ -31,7 +27,7 @@ def features(config_file: Path) -> None:
 
 @click.command()
 @CONFIG
-@click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
+@EMBEDDINGS
 def whiten(config_file: Path, embeddings: Path) -> None:
     """Measure the spaces that seeds are compared in.
 

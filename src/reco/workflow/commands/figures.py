@@ -16,48 +16,48 @@ class LazyGroup(click.Group):
     So nobody waits for matplotlib who asks for help, or for a command that draws nothing.
 
     Args:
-        places: where each command is, `module:function` by name, in the order of the help.
+        sources: where each command is, `module:function` by name, in the order of the help.
     """
 
-    def __init__(self, *args: Any, places: Mapping[str, str], **settings: Any) -> None:
+    def __init__(self, *args: Any, sources: Mapping[str, str], **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.places = places
+        self.sources = sources
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in their order."""
-        return list(self.places)
+        return list(self.sources)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command, imported; None where there is none of that name."""
-        if name not in self.places:
+        if name not in self.sources:
             return None
-        module, function = self.places[name].split(":")
+        module, function = self.sources[name].split(":")
         return getattr(import_module(module), function)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, each with the first line of its docstring."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, first_line(self.places[name])) for name in self.places])
+            formatter.write_dl([(name, first_line(self.sources[name])) for name in self.sources])
 
 
-def first_line(place: str) -> str:
+def first_line(source: str) -> str:
     """First line of a function's docstring, read without importing its module.
 
     Args:
-        place: `module:function`.
+        source: `module:function`.
     """
-    module, function = place.split(":")
+    module, function = source.split(":")
     spec = find_spec(module)
-    assert spec and spec.origin, place
+    assert spec and spec.origin, source
     for node in ast.parse(Path(spec.origin).read_bytes()).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             return (ast.get_docstring(node) or "").partition("\n")[0]
-    raise LookupError(f"{place}: no such function")
+    raise LookupError(f"{source}: no such function")
 
 
 @click.group(
     cls=LazyGroup,
-    places={
+    sources={
         "components": "reco.workflow.tables.components:components",
         "methods": "reco.workflow.tables.methods:methods",
         "retrieval": "reco.workflow.tables.retrieval:retrieval",
@@ -69,7 +69,7 @@ def table() -> None:
 
 @click.group(
     cls=LazyGroup,
-    places={
+    sources={
         "archives": "reco.workflow.figures.archives:archives",
         "predictions": "reco.workflow.figures.predictions:predictions",
         "archive-size": "reco.workflow.figures.archive_size:archive_size",

@@ -1,14 +1,10 @@
 """The command of rare.smk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reco.options import CONFIG, FILE, images_option, open_experiment
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -20,9 +16,9 @@ def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
     """Score one concept against background."""
     from reco.data.tables import write_table
     from reco.files import write_json
-    from reco.workflow.rare import RARE, rare, summarize, table
+    from reco.workflow.rare import RARE, rare, summarise, table
 
     experiment = open_experiment(config_file)
     found = rare(experiment, images, experiment.kept_features("val"))
     write_table(scores, RARE, table(found))
-    write_json(summary, summarize(found))
+    write_json(summary, summarise(found))

@@ -1,19 +1,15 @@
 """The command of retrieve.smk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reco.errors import RecoError
-from reco.options import FILE, images_option
-
-if TYPE_CHECKING:
-    pass
+from reco.options import EMBEDDINGS, FILE, images_option
 
 
 @click.command()
-@click.option("--embeddings", type=FILE, required=True, help=".npy of `reco gather`.")
+@EMBEDDINGS
 @images_option("the image of every row of the embeddings")
 @click.option(
     "--text", type=FILE, required=True, help="Text embeddings of a concept.", multiple=True

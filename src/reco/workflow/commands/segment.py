@@ -1,21 +1,17 @@
 """The command of segment.smk for a benchmark; see `reco.photos.commands` for photographs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from reco.options import CONFIG, FILE, SPLIT, WORKERS, images_option, open_experiment
-
-if TYPE_CHECKING:
-    pass
+from reco.options import CONFIG, FILE, MASKS, SPLIT, WORKERS, images_option, open_experiment
 
 
 @click.command("segment-split")
 @CONFIG
 @SPLIT
 @images_option("images of the split")
-@click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
+@MASKS
 @WORKERS
 @click.option(
     "--part", help="Make a slice alone, 3-of-8, beside the folder; for jobs side by side."

@@ -1,14 +1,10 @@
 """Commands of train.smk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from reco.options import CONFIG, FILE, WORKERS, images_option, open_experiment
-
-if TYPE_CHECKING:
-    pass
+from reco.options import CONFIG, FILE, MASKS, WORKERS, images_option, open_experiment
 
 
 @click.command()
@@ -48,7 +44,7 @@ def train(
 @images_option("images of the val split")
 @click.option("--weights", type=FILE, required=True, help="Weights of `reco train`.")
 @click.option("--model", type=FILE, required=True, help="Their description.")
-@click.option("--masks", type=FILE, required=True, help="Folder to write, one folder a method.")
+@MASKS
 @WORKERS
 def segment_plus(
     config_file: Path,

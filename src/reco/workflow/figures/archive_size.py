@@ -34,7 +34,7 @@ def archive_size_figure(
     """
     figure, ax = new_plot("images in an archive (k)", "mIoU (%)")
     tables = [(label or "ReCo", metrics), *others.items()]
-    for color, (name, table) in zip(LINES, tables, strict=False):
+    for colour, (name, table) in zip(LINES, tables, strict=False):
         plain = table[~table.crf.astype(bool)]
         reco = plain[
             (plain.method == "reco")
@@ -43,10 +43,10 @@ def archive_size_figure(
             & (plain.ce == best.ce)
         ]
         reco = reco.sort_values("archive_size")
-        ax.plot(reco.archive_size, 100 * reco.mean_iou, color=color, marker="o", label=name)
+        ax.plot(reco.archive_size, 100 * reco.mean_iou, color=colour, marker="o", label=name)
         for k, value in zip(reco.archive_size, 100 * reco.mean_iou, strict=True):
             if not others:
-                _label_point(ax, k, value, color)
+                _label_point(ax, k, value, colour)
         if table is metrics:
             ax.set_xticks(reco.archive_size)
     for value in (
@@ -61,8 +61,8 @@ def archive_size_figure(
     return figure
 
 
-def _label_point(ax: Axes, x: float, y: float, color: str) -> None:
-    ax.annotate(f"{y:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center", color=color)
+def _label_point(ax: Axes, x: float, y: float, colour: str) -> None:
+    ax.annotate(f"{y:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center", color=colour)
 
 
 @click.command("archive-size")

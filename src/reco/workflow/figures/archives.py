@@ -122,12 +122,12 @@ def archives_figure(archives: Sequence[Archive], columns: int) -> Figure:
     axes = figure.subplots(len(lines), columns, squeeze=False)
     for line, (archive, start) in zip(axes, lines, strict=True):
         low, high = np.percentile(archive.support, [2, 98])
-        for place, ax in enumerate(line, start):
+        for i, ax in enumerate(line, start):
             bare(ax)
-            if place < len(archive.pictures):
-                support = (archive.support[place] - low) / max(high - low, 1e-9)
-                _archive_image(ax, archive, place, support.clip(0, 1))
-                ax.set_title(f"{place + 1}", fontsize=6, pad=1.5, color="#555555")
+            if i < len(archive.pictures):
+                support = (archive.support[i] - low) / max(high - low, 1e-9)
+                _archive_image(ax, archive, i, support.clip(0, 1))
+                ax.set_title(f"{i + 1}", fontsize=6, pad=1.5, color="#555555")
         if start == 0:
             label = "\n".join(filter(None, [fill(archive.name, 14), archive.note]))
             line[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=6)
@@ -135,8 +135,8 @@ def archives_figure(archives: Sequence[Archive], columns: int) -> Figure:
     return figure
 
 
-def _archive_image(ax: Axes, archive: Archive, place: int, support: np.ndarray) -> None:
-    picture, (height, width) = archive.pictures[place], support.shape
+def _archive_image(ax: Axes, archive: Archive, i: int, support: np.ndarray) -> None:
+    picture, (height, width) = archive.pictures[i], support.shape
     side = len(picture)
     smooth = Image.fromarray(support.astype(np.float32)).resize(
         (side, side), Image.Resampling.BILINEAR
@@ -145,11 +145,11 @@ def _archive_image(ax: Axes, archive: Archive, place: int, support: np.ndarray) 
     # Half of the colour goes, so that the heat map has it.
     pale = blend(picture, picture.mean(2, keepdims=True) / 255, np.float64(0.5))
     ax.imshow(blend(pale, heat[..., :3], heat[..., 3:]), interpolation="lanczos")
-    row, column = (archive.seeds[place] + 0.5) * side / np.array([height, width])
+    row, column = (archive.seeds[i] + 0.5) * side / np.array([height, width])
     ax.plot(column, row, **SEED)
-    if archive.shown[place] is not None:
-        mark, color = ("✓", BLUE) if archive.shown[place] else ("✗", VERMILION)
-        style = {"color": color, "fontsize": 6.5, "fontweight": "bold", "bbox": OUTLINE}
+    if archive.shown[i] is not None:
+        mark, colour = ("✓", BLUE) if archive.shown[i] else ("✗", VERMILION)
+        style = {"color": colour, "fontsize": 6.5, "fontweight": "bold", "bbox": OUTLINE}
         write_on(ax, 0.03, 0.965, mark, ha="left", va="top", **style)
 
 
@@ -169,8 +169,8 @@ def _archive_legend(figure: Figure, axes: np.ndarray, *, known: bool) -> None:
     legend = figure.legend(
         handles=handles, loc="lower right", ncols=3, handlelength=1, handletextpad=0.3
     )
-    for text, color in zip(legend.get_texts()[1:], [BLUE, VERMILION], strict=False):
-        text.set_color(color)
+    for text, colour in zip(legend.get_texts()[1:], [BLUE, VERMILION], strict=False):
+        text.set_color(colour)
 
 
 @click.command()

@@ -57,10 +57,10 @@ def precision_figure(
     label = label or f"mean of {wide.shape[1]} concepts"
     handles: list[Artist] = []
     tables = {label: retrieval, **others}
-    for color, (name, table) in zip(LINES, tables.items(), strict=False):
+    for colour, (name, table) in zip(LINES, tables.items(), strict=False):
         line = mean if name == label else _precision_by_k(table).mean(axis=1)
-        ax.plot(line, color=color, linewidth=2, marker="o" if len(line) == 1 else None)
-        handles.append(Line2D([], [], color=color, linewidth=2, label=name))
+        ax.plot(line, color=colour, linewidth=2, marker="o" if len(line) == 1 else None)
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=name))
     chance = 100 * retrieval.drop_duplicates("concept").in_index.mean() / images
     ax.axhline(chance, color=VERMILION, linestyle="--")
     handles += [

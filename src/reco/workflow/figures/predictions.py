@@ -21,7 +21,7 @@ from reco.data.tables import read_table
 from reco.experiment import Experiment
 from reco.method.metrics import IGNORE
 from reco.method.variants import Method
-from reco.options import CONFIG, FILE, FILES, PLUS, RUN, images_option, open_experiment
+from reco.options import CONFIG, FILES, PLUS, RUN, ZERO_SHOT, images_option, open_experiment
 from reco.progress import track
 from reco.revision import uncommitted
 from reco.workflow.figures.style import OUTLINE, STYLE, bare, blend, spread, write_figure, write_on
@@ -69,16 +69,16 @@ def mask_folders(methods: Sequence[Method], zero_shot: Path, plus: Path | None) 
     Args:
         zero_shot, plus: where the masks of `reco segment-split` and of `reco segment-plus` are.
     """
-    roots = {method: plus if method.method == "reco_plus" else zero_shot for method in methods}
+    roots = {method: plus if method.kind == "reco_plus" else zero_shot for method in methods}
     return [root / method.slug for method, root in roots.items() if root]
 
 
 def column_names(methods: Sequence[Method]) -> list[str]:
     """Names of methods side by side; ReCo's recipe is named where there is more than one."""
-    recos = [method for method in methods if method.method == "reco"]
+    recos = [method for method in methods if method.kind == "reco"]
     named = recos if len({method.recipe for method in recos}) > 1 else []
     return [
-        method_name(method.method, method.crf, method.recipe if method in named else "")
+        method_name(method.kind, method.crf, method.recipe if method in named else "")
         for method in methods
     ]
 
@@ -148,17 +148,17 @@ def predictions_figure(
 def _prediction_row(axes: Sequence[Axes], prediction: Prediction, labels: Sequence[str]) -> None:
     for ax in axes:
         bare(ax)
-    colors = row_colors(prediction)
+    colours = row_colours(prediction)
     axes[0].imshow(prediction.picture)
     for ax, guess in zip(axes[1:], [prediction.truth, *prediction.guesses], strict=False):
-        ax.imshow(overlay(prediction.picture, guess, prediction.truth >= 0, colors))
+        ax.imshow(overlay(prediction.picture, guess, prediction.truth >= 0, colours))
     for ax, accuracy in zip(axes[2:], prediction.accuracies, strict=False):
         note = "not scored" if np.isnan(accuracy) else f"{accuracy:.0%} right"
         write_on(ax, 0.025, 0.025, note, ha="left", va="bottom", bbox=OUTLINE, fontsize=6.5)
     true = set(np.unique(prediction.truth))
-    names = [(labels[label], color, label in true) for label, color in colors.items()]
-    handles = [Patch(color=color, label=fill(name, 18)) for name, color, _ in names]
-    if np.setdiff1d(prediction.guesses, list(colors)).size:
+    names = [(labels[label], colour, label in true) for label, colour in colours.items()]
+    handles = [Patch(color=colour, label=fill(name, 18)) for name, colour, _ in names]
+    if np.setdiff1d(prediction.guesses, list(colours)).size:
         handles.append(Patch(color=GREY, label="any other"))
     legend = axes[-1].legend(
         handles=handles,
@@ -173,14 +173,14 @@ def _prediction_row(axes: Sequence[Axes], prediction: Prediction, labels: Sequen
         text.set_fontweight("bold" if is_true else "normal")
 
 
-def row_colors(prediction: Prediction) -> dict[int, str]:
+def row_colours(prediction: Prediction) -> dict[int, str]:
     """Colours of the labels that matter in an image: of the ground truth first, then predicted.
 
     Larger areas first, counted where the image is scored; labels beyond the palette get none.
     """
     scored = prediction.truth >= 0
-    places = scored if scored.any() else np.ones_like(scored)
-    groups = [prediction.truth[places], np.concatenate([g[places] for g in prediction.guesses])]
+    counted = scored if scored.any() else np.ones_like(scored)
+    groups = [prediction.truth[counted], np.concatenate([g[counted] for g in prediction.guesses])]
     ordered: dict[int, None] = {}
     for group in groups:
         ids, areas = np.unique(group[group >= 0], return_counts=True)
@@ -189,7 +189,7 @@ def row_colors(prediction: Prediction) -> dict[int, str]:
 
 
 def overlay(
-    picture: np.ndarray, guess: np.ndarray, scored: np.ndarray, colors: Mapping[int, str]
+    picture: np.ndarray, guess: np.ndarray, scored: np.ndarray, colours: Mapping[int, str]
 ) -> np.ndarray:
     """Labels in colour over a picture that is pale where nothing is scored.
 
@@ -197,15 +197,15 @@ def overlay(
         picture: (h, w, 3) uint8.
         guess: (h, w) label ids; -1 is left without colour.
         scored: (h, w) bool; the border of this region is drawn in black.
-        colors: of label ids; others are grey.
+        colours: of label ids; others are grey.
 
     Returns:
         (h, w, 3) uint8.
     """
     inside = scored[..., None]
     paint = np.full(picture.shape, to_rgb(GREY))
-    for label, color in colors.items():
-        paint[guess == label] = to_rgb(color)
+    for label, colour in colours.items():
+        paint[guess == label] = to_rgb(colour)
     pale = blend(picture, np.ones(3), np.where(inside, 0.0, 0.6))
     painted = blend(pale, paint, np.where(inside, 0.7, 0.25) * (guess != IGNORE)[..., None])
     border = binary_dilation(scored) & ~scored
@@ -215,7 +215,7 @@ def overlay(
 @click.command()
 @CONFIG
 @images_option("images of the val split")
-@click.option("--zero-shot", type=FILE, required=True, help="Masks of `reco segment-split`.")
+@ZERO_SHOT
 @PLUS
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="Images.")
 @RUN

@@ -25,11 +25,11 @@ def rare_figure(scores: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
         summary: rare.json: by method, `otsu` and `best_by_labels` with threshold and iou.
     """
     figure, ax = new_plot("saliency at or above which a pixel is the concept", "IoU (%)")
-    for color, (name, table) in zip(LINES, scores.groupby("method", sort=False), strict=False):
+    for colour, (name, table) in zip(LINES, scores.groupby("method", sort=False), strict=False):
         otsu, best = summary[name]["otsu"], summary[name]["best_by_labels"]
         label = f"{method_name(name, False)}: {100 * otsu['iou']:.1f}, {100 * best['iou']:.1f}"
-        ax.plot(table.threshold, 100 * table.iou, color=color, label=label)
-        ax.plot(otsu["threshold"], 100 * otsu["iou"], color=color, marker="o")
+        ax.plot(table.threshold, 100 * table.iou, color=colour, label=label)
+        ax.plot(otsu["threshold"], 100 * otsu["iou"], color=colour, marker="o")
     figure.legend(
         loc="outside right center", title="at Otsu's threshold (dot),\nat the best by the labels"
     )

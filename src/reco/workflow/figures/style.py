@@ -74,8 +74,8 @@ def spread(names: Sequence[str], values: Mapping[str, float], count: int) -> lis
     if not known:
         return list(names[:count])
     ordered = sorted(known, key=lambda name: -values[name])
-    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    return [ordered[place] for place in places]
+    chosen = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return [ordered[i] for i in chosen]
 
 
 def new_plot(x: str, y: str) -> tuple[Figure, Axes]:
@@ -95,13 +95,13 @@ def bare(ax: Axes) -> None:
 
 
 def write_on(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """Write at a place given as shares (0..1) of the width and height of the axes."""
+    """Write at a point given as shares (0..1) of the width and height of the axes."""
     ax.text(x, y, text, transform=ax.transAxes, **style)
 
 
-def blend(picture: np.ndarray, color: np.ndarray, alpha: np.ndarray | np.float64) -> np.ndarray:
+def blend(picture: np.ndarray, colour: np.ndarray, alpha: np.ndarray | np.float64) -> np.ndarray:
     """Lay colours (0..1) over a uint8 picture with opacity `alpha`, (h, w, 1)."""
-    return np.round(picture * (1 - alpha) + 255 * color * alpha).astype(np.uint8)
+    return np.round(picture * (1 - alpha) + 255 * colour * alpha).astype(np.uint8)
 
 
 def read_compared(experiment: Experiment, table: str) -> tuple[str, dict[str, pd.DataFrame]]:

@@ -9,7 +9,7 @@ from reco.method.variants import Method
 from reco.options import CONFIG, FILES, METRICS_TABLE, RUN, images_option, open_experiment
 from reco.revision import uncommitted
 from reco.workflow.tables.formats import write_tables
-from reco.workflow.tables.names import NAMES, RECIPES, percent
+from reco.workflow.tables.names import METHOD_NAMES, RECIPES, percent
 from reco.workflow.tables.provenance import provenance_of_split
 
 
@@ -27,7 +27,7 @@ def components_table(metrics: pd.DataFrame, paper: Method, best: Method) -> pd.D
         (metrics.archive_size.isin(sizes) | (metrics.recipe != "paper"))
         & (metrics.method != "reco_plus")
     ]
-    parts = {"Method": rows.method.map(NAMES)}
+    parts = {"Method": rows.method.map(METHOD_NAMES)}
     if best.recipe != paper.recipe:
         parts["Recipe"] = rows.recipe.map(RECIPES).where(rows.method != "denseclip")
     parts |= {

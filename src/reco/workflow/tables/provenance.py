@@ -23,6 +23,6 @@ def provenance(experiment: Experiment, what: str) -> str:
 
 
 def provenance_of_split(experiment: Experiment, split: Split, images: Path) -> str:
-    """The same for a table of scores; `images` is the list of the split."""
+    """How a table of the scores of a split was made; `images` is the list of the split."""
     count, classes = len(read_table(images)), len(experiment.scored)
     return provenance(experiment, f"split {split.name}: {count} images, {classes} classes")
