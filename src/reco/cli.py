@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from reco.errors import RecoError
+from reco.errors import RecoError, not_installed
 from reco.files import MAKE_ROOM, disk_full
 from reco.options import FILE
 from reco.photos import commands as photos
@@ -88,7 +88,10 @@ for section in SECTIONS.values():
 def main() -> None:
     """Run a command; print a RecoError, or that the disk is full, as one line; exit status 1."""
     try:
-        commands(standalone_mode=False)
+        try:
+            commands(standalone_mode=False)
+        except ModuleNotFoundError as error:
+            raise not_installed(error) from None
     except RecoError as error:
         LOG.error("error: %s", error)
         sys.exit(1)

@@ -70,10 +70,7 @@ def user_cache() -> Path:
 def _resolve(wanted: str) -> str:
     if wanted == "cpu" or (wanted == "auto" and not _may_have_accelerator()):
         return "cpu"
-    try:
-        import torch  # here, for it takes seconds, and who has no accelerator needs none of it
-    except ImportError:
-        raise RecoError(f"device {wanted!r}: needs PyTorch: pip install 'reco[torch]'") from None
+    import torch  # here, for it takes seconds, and who has no accelerator needs none of it
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from reco.errors import RecoError
+from reco.errors import RecoError, not_installed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,7 +150,10 @@ def _load(
     if kind not in BACKENDS or (kind == "packaged") == bool(rest):
         raise RecoError(f"unknown model {spec!r}: write {SPECS}")
     # By name, so that the code of one backend is no dependency of what another one gives.
-    module = import_module(f"reco.{backend(spec)}")
+    try:
+        module = import_module(f"reco.{backend(spec)}")
+    except ModuleNotFoundError as error:
+        raise not_installed(error) from None
     if kind == "packaged":
         return module.load(device=device, folder=folder, statistics=statistics, engine=engine)
     return module.load(rest, device=device, statistics=statistics)

