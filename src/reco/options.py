@@ -42,7 +42,7 @@ WORKERS = click.option(
     help="Processes or threads.",
 )
 EXPERIMENT = click.option(
-    "--experiment", default="stamps", show_default=True, help="Whose index and settings to use."
+    "--experiment", help="Whose index and settings to use.  [default: stamps]"
 )
 INDEX = click.option("--index", type=FILE, help="A folder of photographs to learn from instead.")
 ARCHIVE_SIZE = click.option(

@@ -38,7 +38,7 @@ from reco.options import ARCHIVE_SIZE, DOUBTFUL, EDGES, EXPERIMENT, FILE, INDEX
 def segment(
     photos: tuple[Path, ...],
     concepts: str | None,
-    experiment: str,
+    experiment: str | None,
     index: Path | None,
     config_file: Path | None,
     archive_size: int | None,
@@ -104,7 +104,7 @@ def segment(
 @INDEX
 @click.option("--config", "config_file", type=FILE, help="A config instead of the experiment's.")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
-def app(experiment: str, index: Path | None, config_file: Path | None, port: int) -> None:
+def app(experiment: str | None, index: Path | None, config_file: Path | None, port: int) -> None:
     """Play in the browser: a photograph and words in.
 
     The page is served to this machine alone.
@@ -133,7 +133,7 @@ def app(experiment: str, index: Path | None, config_file: Path | None, port: int
 def specialist(
     word: str,
     index: Path | None,
-    experiment: str,
+    experiment: str | None,
     out: Path | None,
     photos: Path | None,
     masks: Path | None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from reco import models
 from reco.concepts import slugify
-from reco.config import Config, FolderIndex
+from reco.config import Config, FolderIndex, check_config
 from reco.config import load as read_config
 from reco.data.embeddings import Description, description_of
 from reco.data.folder import printable, scan
@@ -30,8 +30,15 @@ from reco.workflow.whiten import draw
 SAMPLE = 64  # images drawn from the index, to tell what a word is not
 
 
-def find_config(experiment: str, config: str | Path | Config | None) -> Config:
+def find_config(
+    experiment: str | None, config: str | Path | Config | None, *, indexed: bool = False
+) -> Config:
     """The config that is given or named, else that of the experiment's last run.
+
+    Args:
+        experiment: None = stamps.
+        indexed: whether another index takes the place of the experiment's. Then the defaults do
+            where no experiment was named or run: photographs and words need no project.
 
     Raises:
         RecoError: no such file, or no such experiment.
@@ -40,17 +47,20 @@ def find_config(experiment: str, config: str | Path | Config | None) -> Config:
         return config
     if config is not None:
         return read_config(config)
-    recorded = Path("results", experiment, "config.yaml")
+    name = experiment or "stamps"
+    recorded = Path("results", name, "config.yaml")
     merged = sorted(
-        Path("data", experiment, "config").glob("[0-9a-f]*.json"), key=lambda p: p.stat().st_mtime
+        Path("data", name, "config").glob("[0-9a-f]*.json"), key=lambda p: p.stat().st_mtime
     )
     for file in [recorded, *reversed(merged)]:
         if file.exists():
             return read_config(file)
+    if indexed and experiment is None:
+        return check_config({}).model_copy(update={"benchmark": None, "train": None})
     known = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
     raise RecoError(
-        f"no experiment {experiment!r} here; known: {', '.join(known) or 'none'}. Run this in the "
-        "project's folder"
+        f"no experiment {name!r} here; known: {', '.join(known) or 'none'}. Run this in the "
+        "project's folder, or name a folder of photographs to learn from (--index)"
     )
 
 

@@ -35,7 +35,7 @@ Words = str | Concept | Iterable[str | Concept]
 
 
 def load(
-    experiment: str = "stamps",
+    experiment: str | None = None,
     *,
     index: str | Path | None = None,
     config: str | Path | Config | None = None,
@@ -43,10 +43,12 @@ def load(
 ) -> "Segmenter":
     """A segmenter that learns words from the images of an index.
 
-    Relative paths are those of the project's folder, so run it there.
+    Relative paths are those of the project's folder, so run it there; with an index, any folder
+    will do.
 
     Args:
-        experiment: whose index and settings are used, as its last run recorded them.
+        experiment: whose index and settings are used, as its last run recorded them; None =
+            stamps, and without a project, with an index, the defaults.
         index: a folder of photographs to learn from instead, of any kind, at any depth. It is
             embedded once, and again when its files change.
         config: a config file, or a config, instead of the experiment's.
@@ -57,7 +59,7 @@ def load(
         RecoError: no such experiment, or its index was not embedded yet, or by another model; no
             images.
     """
-    settings = find_config(experiment, config)
+    settings = find_config(experiment, config, indexed=index is not None)
     if archive_size is not None and archive_size < 1:
         raise RecoError(f"archive size {archive_size}: must be at least 1")
     loader = keeping_loader()

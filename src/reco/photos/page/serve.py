@@ -32,7 +32,7 @@ CSS = """
 
 
 def serve(
-    experiment: str = "stamps",
+    experiment: str | None = None,
     *,
     index: Path | None = None,
     config: Path | None = None,
