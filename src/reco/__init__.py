@@ -3,6 +3,7 @@
 `reco.load("stamps").segment("photo.jpg", ["zebra", "bus"])`; see docs/api.md.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from reco import moved
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 moved.install()
+
+# ONNX Runtime would note a number of the machine and report its use to Microsoft.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -240,13 +240,18 @@ def _positions(
         maps = saliency(encoder, reference, dense, text[None], size, temperature=temperature)
         return maps[:, 0].reshape(len(maps), -1)
     first = config.bank.scales[0]
-    prototypes = references[first]
-    found = []
-    for i in range(len(encoder)):
-        others = np.delete(prototypes, i, axis=0) if own else prototypes
-        scale = Scale(index.spaces[first], others[None])
-        found.append(bank_scores(encoder[i : i + 1], dense[i : i + 1], scale, text[None]))
-    return np.concatenate(found)[:, 0].reshape(len(found), -1)
+    prototypes, space = references[first], index.spaces[first]
+    if not own:
+        scores = bank_scores(encoder, dense, Scale(space, prototypes[None]), text[None])
+    else:
+        others = [np.delete(prototypes, i, axis=0)[None] for i in range(len(encoder))]
+        scores = np.concatenate(
+            [
+                bank_scores(encoder[i : i + 1], dense[i : i + 1], Scale(space, kept), text[None])
+                for i, kept in enumerate(others)
+            ]
+        )
+    return scores.reshape(len(scores), -1)
 
 
 def _doubt(index: Index, concept: Concept, rows: Sequence[dict[str, str]], text: np.ndarray) -> str:

@@ -71,8 +71,10 @@ def _embed(
     if missing:
         store.append([_key(sentence) for sentence in missing], model.embed_texts(missing, role))
         known = store.places()
+    row = {sentence: i for i, sentence in enumerate(unique)}
+    vectors = read_places([known[_key(sentence)] for sentence in unique])
     return {
-        slug: average(read_places([known[_key(sentence)] for sentence in group]))
+        slug: average(vectors[[row[sentence] for sentence in group]])
         for slug, group in sentences.items()
     }
 
