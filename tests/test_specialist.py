@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner
 from conftest import ROOT, make_folder
 from PIL import Image
+from reco.photos.specialists.portable import export_onnx
 
 from reco.cli import commands
 from reco.config import CRF, Train
@@ -23,7 +24,6 @@ from reco.photos.result import Segmentation
 from reco.photos.segmenter import load
 from reco.photos.specialists.lessons import Lesson, learn_one, make_lessons, teach
 from reco.photos.specialists.make import segment_photographs
-from reco.photos.specialists.portable import export_onnx
 from reco.photos.specialists.scores import evaluate, pair_photographs
 from reco.photos.specialists.specialist import (
     FILES,

@@ -14,6 +14,10 @@ from reco.errors import RecoError
 from reco.progress import LOG
 
 DEVICES = "auto, cpu, cuda, cuda:<number> or mps"
+ONE_THREAD = {"limits": 1, "user_api": "blas"}
+"""For `threadpool_limits`, around many small products: threads that share one wait for each other
+longer than they work, ten times as long where other processes want the cores, too."""
+
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA in WSL, AMD
 SAID = "networks run on %s (%s)"  # device, its name; `read_devices` looks for it
 

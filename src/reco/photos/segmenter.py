@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from reco import models
 from reco.concepts import Concept, parse_concepts
 from reco.config import Config
-from reco.device import resolve_device
+from reco.device import ONE_THREAD, resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import open_array
@@ -124,6 +125,7 @@ class Segmenter:
         """The concepts of the config."""
         return Experiment(self.config).targets
 
+    @threadpool_limits.wrap(**ONE_THREAD)
     def learn(self, words: Words) -> list[Learned]:
         """Retrieve and co-segment what is not known yet; seconds a word.
 
@@ -147,6 +149,7 @@ class Segmenter:
 
     # ---- photographs --------------------------------------------------------------------------
 
+    @threadpool_limits.wrap(**ONE_THREAD)
     def segment(
         self,
         image: Picture,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from reco.data.store import Place, read_places
 from reco.data.tables import read_table
-from reco.device import resolve_device
+from reco.device import ONE_THREAD, resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import open_array
@@ -92,10 +93,11 @@ def train_probe(
     seen = as_views(see(experiment, "train", rows, sides, features, load=load))
     lessons = chain((views for _, _, views in seen), read_lessons(places))
     total = len(rows) + len(places[sides[0]])
-    taught = [
-        pseudo_labels(views, knowledge, config.train.keep)
-        for views in track(lessons, "pseudo-labels", total=total)
-    ]
+    with threadpool_limits(**ONE_THREAD):
+        taught = [
+            pseudo_labels(views, knowledge, config.train.keep)
+            for views in track(lessons, "pseudo-labels", total=total)
+        ]
     positions, labels = (
         torch.from_numpy(np.concatenate(found)).to(device) for found in zip(*taught, strict=True)
     )

@@ -1,0 +1,1 @@
+"""Photographs: words in, masks out, in one process; for people who have no benchmark."""

@@ -1,0 +1,1 @@
+"""The workflow: a module per stage. Each reads files, calls the method, writes files."""
