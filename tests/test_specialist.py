@@ -13,25 +13,20 @@ import yaml
 from click.testing import CliRunner
 from conftest import ROOT, make_folder
 from PIL import Image
-from reco.photos.specialists.portable import export_onnx
 
 from reco.cli import commands
 from reco.config import CRF, Train
+from reco.data.imagenet import vocabulary
 from reco.errors import RecoError
-from reco.method.doubt import vocabulary
 from reco.method.metrics import IGNORE
 from reco.photos.result import Segmentation
 from reco.photos.segmenter import load
+from reco.photos.specialists.export import export_onnx
 from reco.photos.specialists.lessons import Lesson, learn_one, make_lessons, teach
-from reco.photos.specialists.make import segment_photographs
 from reco.photos.specialists.scores import evaluate, pair_photographs
-from reco.photos.specialists.specialist import (
-    FILES,
-    Description,
-    Specialist,
-    load_specialist,
-    save_specialist,
-)
+from reco.photos.specialists.specialist import FILES, Description, load_specialist
+from reco.photos.specialists.trained import Trained, save_trained
+from reco.photos.specialists.use import segment_photographs
 from reco.workflow.deeplab import build
 
 ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
@@ -191,8 +186,8 @@ def test_other_peoples_files_are_not_overwritten(workplace, tmp_path):
 # ---- a specialist that knows nothing ----------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def untrained():
+def untrained_network() -> Trained:
+    """A specialist's network as it begins."""
     torch.manual_seed(0)
     described = Description(
         **{"word": "blob", "encoder": ENCODER, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.2)},
@@ -200,25 +195,31 @@ def untrained():
         **{"doubt": "", "index": "", "archive": [], "unlike": [], "weights": "", "code": ""},
         versions={},
     )
-    return Specialist(described, build(ENCODER, None, 2).eval(), "cpu")
+    return Trained(described, build(ENCODER, None, 2).eval(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Trained:
+    return untrained_network()
 
 
 @pytest.fixture
 def saved(untrained, tmp_path):
-    save_specialist(untrained, [(1, 0.5, 0.1)], tmp_path / "blob")
+    save_trained(untrained, [(1, 0.5, 0.1)], tmp_path / "blob")
     return tmp_path / "blob"
 
 
 def test_what_is_read_predicts_as_what_was_written(untrained, saved):
     again = load_specialist(saved, "cpu")
     picture = np.random.default_rng(0).integers(0, 256, (70, 150, 3), dtype=np.uint8)
-    found = [one.segment(picture, crf=False) for one in (untrained, again)]
+    specialist = untrained.specialist
+    found = [one.segment(picture, crf=False) for one in (specialist, again)]
     np.testing.assert_array_equal(found[0].maps, found[1].maps)
     assert found[0].maps.shape == (1, 64, 137) and found[0].labels.shape == (70, 150)
     middle = float(np.median(found[0].maps))
-    share = untrained.segment(picture, crf=False, threshold=middle).shares["blob"]
+    share = specialist.segment(picture, crf=False, threshold=middle).shares["blob"]
     assert 0.3 < share < 0.7
-    assert untrained.segment(picture, threshold=0).shares["blob"] == 1
+    assert specialist.segment(picture, threshold=0).shares["blob"] == 1
 
 
 def test_damage_is_named(saved):
@@ -247,29 +248,40 @@ def test_damage_is_named(saved):
 
 def test_an_earlier_ones_files_do_not_stay(untrained, saved):
     (saved / "model.onnx").write_text("of the earlier one")
-    save_specialist(untrained, [], saved)
+    save_trained(untrained, [], saved)
     assert sorted(path.name for path in saved.iterdir()) == [
         *("curve.csv", "model.json", "model.safetensors"),
     ]
 
 
-def test_onnx_agrees_at_any_size(untrained, tmp_path):
+def test_onnx_agrees_at_any_size(untrained, saved):
     onnxruntime = pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 80), (97, 33))]
-    assert export_onnx(untrained, tmp_path / "model.onnx", pictures) < 1e-4
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert export_onnx(untrained, saved, pictures) < 1e-4
+    session = onnxruntime.InferenceSession(saved / "model.onnx")
     picture = rng.integers(0, 256, (70, 131, 3), dtype=np.uint8)
     (found,) = session.run(None, {"picture": picture})
     assert found.shape == (70, 131) and 0 <= found.min() < found.max() <= 1
+    by_graph = load_specialist(saved, "cpu").find(picture)
+    (saved / "model.onnx").unlink()
+    np.testing.assert_allclose(by_graph, load_specialist(saved, "cpu").find(picture), atol=1e-4)
 
 
-def test_onnx_that_differs_is_not_written(untrained, tmp_path, monkeypatch):
+def test_a_damaged_graph_is_named(untrained, saved):
+    export_onnx(untrained, saved, [np.zeros((64, 64, 3), np.uint8)])
+    graph = saved / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    with pytest.raises(RecoError, match=r"model\.onnx: damaged: copy it again, or delete it"):
+        load_specialist(saved, "cpu")
+
+
+def test_onnx_that_differs_is_not_written(untrained, saved, monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("reco.photos.specialists.portable.TOLERANCE", -1.0)
-    with pytest.raises(RecoError, match="ONNX Runtime and torch differ"):
-        export_onnx(untrained, tmp_path / "m.onnx", [np.zeros((64, 64, 3), np.uint8)])
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("reco.photos.specialists.export.TOLERANCE", -1.0)
+    with pytest.raises(RecoError, match="ONNX Runtime and PyTorch differ"):
+        export_onnx(untrained, saved, [np.zeros((64, 64, 3), np.uint8)])
+    assert not list(saved.glob("*.onnx"))
 
 
 def test_the_example_of_the_docs_runs(workplace, tmp_path, monkeypatch):
@@ -320,11 +332,11 @@ def test_scores_count_any_value_but_zero(tmp_path):
 def test_photographs_of_one_name_keep_their_endings(untrained, tmp_path):
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    assert segment_photographs(untrained, [tmp_path], tmp_path / "out") == 2
+    assert segment_photographs(untrained.specialist, [tmp_path], tmp_path / "out") == 2
     assert {path.name for path in (tmp_path / "out/masks").iterdir()} == {"a.png.png", "a.jpg.png"}
     with pytest.raises(RecoError, match="no photographs"):
         (tmp_path / "empty").mkdir()
-        segment_photographs(untrained, [tmp_path / "empty"], tmp_path / "out")
+        segment_photographs(untrained.specialist, [tmp_path / "empty"], tmp_path / "out")
 
 
 def test_without_onnx_the_rest_is_made(workplace, monkeypatch):
