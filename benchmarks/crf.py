@@ -4,7 +4,7 @@ pydensecrf2 is no dependency; `pip install pydensecrf2` builds it (a C++ compile
 it is missing, the exact way, which gives its numbers, stands in its place.
 
 The limit is what no way that sends any message can do without: the bare lattice products of one
-update of all classes, in half precision, on lattices that are there already.
+update of all classes, on lattices that are there already.
 """
 
 import os
@@ -16,7 +16,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 from measure import Row, compare, report
 from PIL import Image, ImageOps
@@ -27,8 +26,9 @@ from reco.data.images import read_image
 from reco.method import crf
 from reco.method.crf import dense_crf
 from reco.method.lattice import make_kernels
-from reco.method.refine import use_one_thread
-from reco.method.segment import saliency
+from reco.method.maps import softmax
+from reco.method.refine import end_with_parent
+from reco.method.segment import cosine, saliency
 from reco.models import load
 
 try:
@@ -82,27 +82,26 @@ def make_cases(pictures: list[np.ndarray]) -> list[Case]:
     model = load("packaged")
     names = yaml.safe_load(NAMES.read_text(encoding="utf-8"))
     chosen = [i for i in CHOSEN if i < len(pictures)]
-    with torch.inference_mode():
-        inputs = [model.preprocess(Image.fromarray(image), crop=False) for image in pictures]
-        outputs = model.encode(torch.stack(inputs), {"encoder", "dense"})
-        encoder, dense = outputs["encoder"], outputs["dense"]
-        positions = encoder.permute(0, 2, 3, 1).flatten(0, 2)
-        cases = []
-        for group in (names["classes"], names["predicted"]):
-            texts = torch.from_numpy(model.embed_texts(group, "dense"))
-            found = torch.einsum("bchw,nc->nbhw", torch.nn.functional.normalize(dense), texts)
-            best = found.flatten(1).topk(10).indices
-            references = positions[best].mean(1)
-            maps = saliency(encoder[chosen], references, dense[chosen], texts, (SIZE, SIZE))
-            few = [pictures[i] for i in chosen]
-            name = f"{len(group)} classes, {SIZE} x {SIZE}"
-            cases.append(Case(name, few, _distributions(maps, 1)))
-        name = f"{name}, contrast x {CONTRAST}"
-        return [*cases, Case(name, few[:1], _distributions(maps[:1], CONTRAST))]
+    inputs = [model.preprocess(Image.fromarray(image), crop=False) for image in pictures]
+    outputs = model.encode(np.stack(inputs), {"encoder", "dense"})
+    encoder, dense = outputs["encoder"], outputs["dense"]
+    positions = encoder.transpose(0, 2, 3, 1).reshape(-1, encoder.shape[1])
+    cases = []
+    for group in (names["classes"], names["predicted"]):
+        texts = model.embed_texts(group, "dense")
+        found = cosine(dense, texts).swapaxes(0, 1).reshape(len(group), -1)
+        best = np.argpartition(-found, 10, axis=1)[:, :10]
+        references = positions[best].mean(1)
+        maps = saliency(encoder[chosen], references, dense[chosen], texts, (SIZE, SIZE))
+        few = [pictures[i] for i in chosen]
+        name = f"{len(group)} classes, {SIZE} x {SIZE}"
+        cases.append(Case(name, few, _distributions(maps, 1)))
+    name = f"{name}, contrast x {CONTRAST}"
+    return [*cases, Case(name, few[:1], _distributions(maps[:1], CONTRAST))]
 
 
-def _distributions(maps: torch.Tensor, contrast: float) -> list[np.ndarray]:
-    return [(contrast * some).softmax(0).contiguous().numpy() for some in maps]
+def _distributions(maps: np.ndarray, contrast: float) -> list[np.ndarray]:
+    return [softmax(contrast * some) for some in maps]
 
 
 def released_way(picture: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -117,24 +116,23 @@ def released_way(picture: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def bare_products(case: Case) -> Callable[[], None]:
-    """The lattice products of one update in half precision, with nothing around them."""
+    """The lattice products of one update, in parts as `dense_crf` has, with nothing around them."""
     work = []
     for picture, values in zip(case.pictures, case.probabilities, strict=True):
-        cut = partial(crf.cut_blocks, width=len(values), dtype=np.float16)
-        chains = [[cut(m) for m in kernel] for kernel in make_kernels(picture, 1, 3, 67, 3, 4)]
-        q = torch.from_numpy(values).flatten(1).T.contiguous().half()
-        work.append((q, chains))
-    vertices = max(chain[0][-1][0].stop for _, chains in work for chain in chains)
-    tables = [torch.empty(max(vertices, SIZE**2), q.shape[1], dtype=q.dtype) for _ in range(2)]
+        kernels = make_kernels(picture, 1, 3, 67, 3, 4)
+        vertices = max(chain[0].shape[0] for chain in kernels)
+        parts = -(-4 * vertices * len(values) // crf.TABLE_BYTES)
+        rows = values.reshape(len(values), -1)
+        columns = [np.ascontiguousarray(part.T) for part in np.array_split(rows, parts)]
+        work.append((columns, kernels))
 
     def multiply() -> None:
-        for q, chains in work:
-            for chain in chains:
-                table = q
-                for turn, blocks in enumerate(chain):
-                    for rows, product in crf.products(blocks, table):
-                        tables[turn % 2][rows] = product
-                    table = tables[turn % 2]
+        for columns, kernels in work:
+            for table in columns:
+                for chain in kernels:
+                    product = table
+                    for matrix in chain:
+                        product = matrix @ product
 
     return multiply
 
@@ -166,7 +164,7 @@ def measure_cores(case: Case) -> list[Row]:
     """One process beside one on every core, as `reco segment-split` has them."""
     cores = os.cpu_count() or 1
     tasks = [*zip(case.pictures, case.probabilities, strict=True)] * cores
-    pools = {n: ProcessPoolExecutor(n, get_context("spawn"), use_one_thread) for n in (1, cores)}
+    pools = {n: ProcessPoolExecutor(n, get_context("spawn"), end_with_parent) for n in (1, cores)}
 
     def run(pool: ProcessPoolExecutor) -> None:
         for task in [pool.submit(dense_crf, *task, tolerance=TOLERANCE) for task in tasks]:
@@ -183,13 +181,12 @@ def main() -> None:
     """Measure and report."""
     pictures, which = read_pictures()
     cases = make_cases(pictures)
-    torch.set_num_threads(1)
     rows = [row for case in cases for row in measure_case(case)] + measure_cores(cases[1])
     notes = [
         f"Pictures: {which}. Probabilities: softmax of ReCo's maps by the packaged model, which is "
         f"nearly flat; in the last case of maps {CONTRAST} times as large.",
         "One thread but for the last two rows; the memory of other processes is not counted.",
-        "limit: the bare lattice products of one update of all classes in half precision.",
+        "limit: the bare lattice products of one update of all classes.",
     ]
     if not DenseCRF2D:
         notes.append(

@@ -8,7 +8,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-import torch
+import numpy as np
 from measure import compare, report
 
 from reco.data.folder import find_images
@@ -30,16 +30,16 @@ def main() -> None:
     paths = [INDEX / name for name in find_images(INDEX)[:IMAGES]]
     items = [(path.name, path) for path in paths]
     model = load("packaged")
-    pictures = torch.stack([model.preprocess(read_image(path), SIZE) for path in paths])
+    pictures = np.stack([model.preprocess(read_image(path), SIZE) for path in paths])
 
     def bare() -> None:
-        for batch in pictures.split(BATCH):
-            model.encode(batch, {"global"})
+        for start in range(0, len(pictures), BATCH):
+            model.encode(pictures[start : start + BATCH], {"global"})
 
     def in_turn() -> None:
         for start in range(0, len(paths), BATCH):
             batch = [model.preprocess(read_image(path), SIZE) for path in paths[start:][:BATCH]]
-            model.encode(torch.stack(batch), {"global"})
+            model.encode(np.stack(batch), {"global"})
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:

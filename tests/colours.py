@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from conftest import SHAPES
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+
+from reco.method.maps import softmax
 
 GROUND = (120, 120, 120)
 KNOWN = {**SHAPES, "ground": GROUND}
@@ -32,22 +31,21 @@ class Colours:
 
     def preprocess(
         self, image: Image.Image, size: int | None = None, *, crop: bool = True
-    ) -> Tensor:
+    ) -> np.ndarray:
         if size:
             scale = size / min(image.size)
             image = image.resize([round(side * scale) for side in image.size])
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+        pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
         side = min(pixels.shape[1:])
         return pixels[:, :side, :side] if crop else pixels
 
-    def encode(self, images: Tensor, wanted: Iterable[str]) -> dict[str, Tensor]:
+    def encode(self, images: np.ndarray, wanted: Iterable[str]) -> dict[str, np.ndarray]:
         self.images += len(images)
-        patches = F.avg_pool2d(images, STRIDE, ceil_mode=True)
-        palette = torch.tensor(list(KNOWN.values())) / 255
-        distance = (patches[:, None] - palette[None, :, :, None, None]).square().sum(2)
-        near = (-60 * distance).softmax(1)
-        near = torch.cat([near, torch.zeros_like(near[:, :1])], 1)
-        found = {"dense": near, "encoder": near, "global": near.mean((2, 3)).sqrt()}
+        palette = np.array(list(KNOWN.values()), np.float32) / 255
+        distance = patch_means(images)[:, None] - palette[None, :, :, None, None]
+        near = softmax(-60 * (distance * distance).sum(2), axis=1)
+        near = np.concatenate([near, np.zeros_like(near[:, :1])], 1)
+        found = {"dense": near, "encoder": near, "global": np.sqrt(near.mean((2, 3)))}
         return {kind: found[kind] for kind in wanted}
 
     def embed_texts(self, sentences: Sequence[str], role: str) -> np.ndarray:
@@ -58,3 +56,14 @@ class Colours:
             else:
                 row[list(KNOWN).index(name) if name in KNOWN else -1] = 1
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def patch_means(images: np.ndarray) -> np.ndarray:
+    """Means (b, c, h, w) of patches of STRIDE pixels; the last ones may be smaller."""
+    starts = [np.arange(0, side, STRIDE) for side in images.shape[2:]]
+    sums = np.add.reduceat(np.add.reduceat(images, starts[0], 2), starts[1], 3)
+    rows, columns = (
+        np.minimum(STRIDE, side - start)
+        for side, start in zip(images.shape[2:], starts, strict=True)
+    )
+    return sums / np.float32(rows[:, None] * columns)

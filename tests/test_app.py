@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from conftest import ROOT
 from PIL import Image, ImageOps
@@ -50,8 +49,8 @@ class Fake:
             Learned(
                 concept,
                 "mark",
-                {0: torch.zeros(1)},
-                torch.zeros(1),
+                {0: np.zeros(1, np.float32)},
+                np.zeros(1, np.float32),
                 self.archive,
                 0.5,
                 0.0,

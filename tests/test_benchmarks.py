@@ -68,17 +68,29 @@ def test_agreement_counts_what_the_crf_changes():
 
 
 def test_the_bare_products_are_those_of_one_update(monkeypatch):
-    """Each lattice once for each picture: splat, blurs, slice."""
-    calls = []
-    products = bench_crf.crf.products
+    """Each lattice once for each picture and class: splat, blurs, slice."""
+    widths = []
 
-    def count(blocks, values):
-        calls.append(len(blocks))
-        return products(blocks, values)
+    class Counted:
+        def __init__(self, matrix):
+            self.matrix, self.shape = matrix, matrix.shape
 
-    monkeypatch.setattr(bench_crf.crf, "products", count)
+        def __matmul__(self, values):
+            widths.append(values.shape[1])
+            return self.matrix @ values
+
+    make = bench_crf.crf.make_kernels
+    monkeypatch.setattr(
+        bench_crf.crf,
+        "make_kernels",
+        lambda *arguments: [[Counted(matrix) for matrix in chain] for chain in make(*arguments)],
+    )
     bench_crf.bare_products(small_case())()
-    assert len(calls) == 2 * (5 + 5)
+    assert widths == [9] * 2 * (5 + 5)
+    widths.clear()
+    monkeypatch.setattr(bench_crf.crf, "TABLE_BYTES", 100_000)  # not all classes at once
+    bench_crf.bare_products(small_case())()
+    assert sum(widths) == 9 * 2 * (5 + 5) and max(widths) < 9
 
 
 def test_without_scenes_the_photographs_are_scikit_learns(monkeypatch, tmp_path):

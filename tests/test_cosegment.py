@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reco.method import cosegment as module
-from reco.method.cosegment import context_weights, cosegment, guidance, normalise, resize
+from reco.method import maps
+from reco.method.cosegment import context_weights, cosegment, guidance
+from reco.method.maps import normalise
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MERGES = {"mean": "avg", "weighted": "weighted", "winner": "winner"}
@@ -28,7 +30,7 @@ KINDS = [
 def kind(request, monkeypatch):
     """Makes arrays of one kind, and takes results of that kind, and no other, back to NumPy."""
     if request.param == "on an accelerator":  # by the CPU, with the code that one would run
-        monkeypatch.setattr(module, "MAIN_MEMORY", ())
+        monkeypatch.setattr(maps, "MAIN_MEMORY", ())
     return Kind(request.param)
 
 
@@ -37,7 +39,7 @@ def accelerator(request, monkeypatch):
     """The device of tensors that are not computed on by NumPy."""
     if request.param == "cuda":
         return "cuda"
-    monkeypatch.setattr(module, "MAIN_MEMORY", ())
+    monkeypatch.setattr(maps, "MAIN_MEMORY", ())
     return "cpu"
 
 
@@ -346,11 +348,11 @@ assert "torch" not in sys.modules
 def test_guidance_fixture(kind, which, way, size):
     data = np.load(FIXTURES / "text_attention.npz")
     text = kind.make(data[f"text_{which}"])
-    maps = kind.back(guidance(kind.make(data["features"]), text, size))
-    np.testing.assert_allclose(maps, data[f"attention_{which}_{way}"], rtol=0, atol=2e-5)
+    found = kind.back(guidance(kind.make(data["features"]), text, size))
+    np.testing.assert_allclose(found, data[f"attention_{which}_{way}"], rtol=0, atol=2e-5)
     if (which, way) == ("multi", "up"):  # the other order is another result
         other = data["attention_multi_up_resize_before_sigmoid"]
-        assert np.abs(maps - other).max() > 1e-3
+        assert np.abs(found - other).max() > 1e-3
 
 
 @pytest.mark.parametrize("way", ["none", "text", "context", "both"])
@@ -386,15 +388,5 @@ def test_context_similarity_fixture():
 def test_guidance_is_a_weight_at_every_temperature(h, w, tall, wide, temperature, seed):
     rng = np.random.default_rng(seed)
     dense, text = rng.standard_normal((2, 3, h, w)), normalise(rng.standard_normal(3))
-    maps = guidance(dense.astype("f4"), text.astype("f4"), (tall, wide), temperature)
-    cosegment(rng.standard_normal((2, 3, tall, wide)), maps)  # or it would be refused
-
-
-@settings(max_examples=25, deadline=None)
-@given(*[st.integers(1, 9)] * 4, st.integers(0, 999))
-def test_resize_equals_pytorch(h, w, tall, wide, seed):
-    maps = np.random.default_rng(seed).random((2, h, w)).astype(np.float32)
-    wanted = torch.nn.functional.interpolate(
-        torch.from_numpy(maps)[None], size=(tall, wide), mode="bilinear", align_corners=False
-    )[0]
-    np.testing.assert_allclose(resize(maps, (tall, wide)), wanted.numpy(), rtol=0, atol=1e-5)
+    weights = guidance(dense.astype("f4"), text.astype("f4"), (tall, wide), temperature)
+    cosegment(rng.standard_normal((2, 3, tall, wide)), weights)  # or it would be refused

@@ -9,6 +9,8 @@ import pytest
 import torch
 from colours import Colours
 from conftest import SHAPES, make_folder
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -19,9 +21,11 @@ from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.files import read_json, read_tensors
 from reco.method import probe as constants
+from reco.method.bank import Space
+from reco.method.maps import normalise, resize
 from reco.method.metrics import ConfusionMatrix
 from reco.method.probe import Probe, agree, fit, pseudo_labels, say, surest
-from reco.method.segment import Knowledge, Scale, bank_scores, enlarge
+from reco.method.segment import Knowledge, Scale, bank_scores
 from reco.workflow import probe
 from reco.workflow.bank import bank_archive
 from reco.workflow.catalog import catalog_index, catalog_split
@@ -32,20 +36,29 @@ from reco.workflow.text import embed_concepts
 from reco.workflow.train import segment_plus, train_plus
 from reco.workflow.whiten import whiten_index
 
-
-def unit(*shape, seed=0, dim=1):
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(values, dim=dim)
+CLOSE = {"rtol": 1.3e-6, "atol": 1e-5}  # as `torch.testing.assert_close` has it of float32
 
 
-def space(c, n, seed=0):
-    values = torch.randn(c, c, generator=torch.Generator().manual_seed(seed))
-    return Scale(torch.zeros(c), values @ values.T / c, unit(n, 4, c, seed=seed, dim=2))
+def draws(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def unit(*shape, seed=0, axis=1):
+    return normalise(draws(*shape, seed=seed), axis)
+
+
+def space(c, seed=0):
+    values = draws(c, c, seed=seed)
+    return Space(np.zeros(c, np.float32), values @ values.T / c, np.empty((0, 0, 0), np.float32))
+
+
+def scale(c, n, seed=0):
+    return Scale(space(c, seed), unit(n, 4, c, seed=seed, axis=2))
 
 
 def test_agreement_is_mean_field_over_alike_positions():
-    scores, features = torch.randn(3, 2, 4) / 5, unit(6, 2, 4, dim=0)
-    z, start = features.flatten(1).T.numpy(), scores.flatten(1).T.numpy() / constants.SOFTNESS
+    scores, features = draws(3, 2, 4) / 5, unit(6, 2, 4, axis=0)
+    z, start = features.reshape(6, -1).T, scores.reshape(3, -1).T / constants.SOFTNESS
 
     def softmax(row):
         powers = np.exp(row - row.max())
@@ -69,24 +82,22 @@ def test_agreement_is_mean_field_over_alike_positions():
                 for p in range(8)
             ]
         )
-    torch.testing.assert_close(
-        agree(scores, features).flatten(1).T, torch.from_numpy(now), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(agree(scores, features).reshape(3, -1).T, now, rtol=1e-4, atol=1e-4)
 
 
 def test_a_position_among_others_that_look_like_it_is_outvoted():
-    scores = torch.zeros(2, 1, 10)
+    scores = np.zeros((2, 1, 10), np.float32)
     scores[0], scores[1, 0, 4] = 0.1, 0.15  # one position says otherwise
-    features = torch.zeros(3, 1, 10)
+    features = np.zeros((3, 1, 10), np.float32)
     features[0] = 1
     assert surest(scores, 1).tolist() == [[0, 0, 0, 0, 1, 0, 0, 0, 0, 0]]
     assert surest(agree(scores, features), 1).tolist() == [[0] * 10]
-    features[:, 0, 4] = torch.tensor([0, 1, 0])  # now it looks like no other
+    features[:, 0, 4] = [0, 1, 0]  # now it looks like no other
     assert surest(agree(scores, features), 1)[0, 4] == 1
 
 
 def test_the_surest_share_is_labelled():
-    scores = torch.arange(24.0).reshape(2, 3, 4)
+    scores = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     scores[0, 0, 0] = 99
     chosen = surest(scores, 0.25)
     assert (chosen >= 0).sum() == 3
@@ -95,17 +106,17 @@ def test_the_surest_share_is_labelled():
 
 
 def test_coarser_maps_take_the_label_of_the_nearest_position():
-    scales = {64: space(5, 3, seed=1), 96: space(5, 3, seed=2)}
+    scales = {64: scale(5, 3, seed=1), 96: scale(5, 3, seed=2)}
     views = {
-        64: (torch.randn(1, 5, 4, 6), torch.randn(1, 7, 4, 6)),
-        96: (torch.randn(1, 5, 8, 12), torch.randn(1, 7, 8, 12)),
+        64: (draws(1, 5, 4, 6), draws(1, 7, 4, 6, seed=1)),
+        96: (draws(1, 5, 8, 12, seed=2), draws(1, 7, 8, 12, seed=3)),
     }
     knowledge = Knowledge({}, unit(3, 7), 10.0, scales)
     features, labels = pseudo_labels(views, knowledge, 0.5)
-    whitened = {side: scale.whiten(views[side][0])[0] for side, scale in scales.items()}
+    whitened = {side: own.space.whiten(views[side][0])[0] for side, own in scales.items()}
     scores = sum(
-        enlarge(bank_scores(*views[side], scale, knowledge.texts), (8, 12))[0] / 2
-        for side, scale in scales.items()
+        resize(bank_scores(*views[side], own, knowledge.texts), (8, 12))[0] / 2
+        for side, own in scales.items()
     )
     fine = surest(agree(scores, whitened[96]), 0.5)
     wanted = []
@@ -115,17 +126,29 @@ def test_coarser_maps_take_the_label_of_the_nearest_position():
             for x in range(width):
                 label = int(fine[y * step + step // 2, x * step + step // 2])
                 if label >= 0:
-                    wanted.append((whitened[side][:, y, x].half(), label))
+                    wanted.append((whitened[side][:, y, x].astype(np.float16), label))
     assert labels.tolist() == [label for _, label in wanted]
-    assert torch.equal(features, torch.stack([values for values, _ in wanted]))
+    np.testing.assert_array_equal(features, np.stack([values for values, _ in wanted]))
     assert (fine >= 0).sum() == 48
+    assert features.dtype == np.float16 and labels.dtype == np.int64
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_the_nearest_position_is_pytorch_s(old, new):
+    row = torch.arange(old, dtype=torch.float32)[None, None]
+    wanted = torch.nn.functional.interpolate(row, size=new, mode="nearest-exact")[0, 0]
+    found = constants._nearest(old, new)
+    # Half way between two positions both are the nearest; PyTorch's float32 takes either.
+    half_way = (2 * np.arange(new) + 1) * old % (2 * new) == 0
+    np.testing.assert_array_equal(found[~half_way], wanted.numpy()[~half_way])
+    assert np.abs(found - wanted.numpy()).max() <= 1
 
 
 def test_it_learns_what_most_positions_say():
     """A third of the labels are wrong at random; what it says itself is nearly always right."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(4, (4000,), generator=generator)
-    centres = unit(4, 32, seed=3)
+    centres = torch.from_numpy(unit(4, 32, seed=3))
     noise = torch.randn(4000, 32, generator=generator) / 12
     features = torch.nn.functional.normalize(centres[truth] + noise, dim=1)
     wrong = torch.rand(4000, generator=generator) < 1 / 3
@@ -141,22 +164,27 @@ def test_it_learns_what_most_positions_say():
 
 
 def test_a_picture_is_the_mean_over_scales_and_survives_a_file():
-    own = Probe({64: space(5, 1), 96: space(5, 1, seed=4)}, torch.randn(3, 5), torch.randn(3))
-    views = {64: torch.randn(1, 5, 2, 3), 96: torch.randn(1, 5, 4, 6)}
+    own = Probe({64: space(5), 96: space(5, seed=4)}, draws(3, 5), draws(3, seed=1))
+    views = {64: draws(1, 5, 2, 3, seed=2), 96: draws(1, 5, 4, 6, seed=3)}
     found = own.predict(views, (20, 30))
-    assert found.shape == (3, 20, 30)
-    torch.testing.assert_close(found.exp().sum(0), torch.ones(20, 30))
+    assert found.shape == (3, 20, 30) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(0), 1, **CLOSE)
     maps = [
-        enlarge(
-            torch.einsum("bchw,nc->bnhw", scale.whiten(views[side]), own.weight)
-            + own.bias[:, None, None],
+        torch.nn.functional.interpolate(
+            torch.einsum(
+                "bchw,nc->bnhw",
+                torch.from_numpy(space.whiten(views[side])),
+                torch.from_numpy(own.weight),
+            )
+            + torch.from_numpy(own.bias)[:, None, None],
             (20, 30),
+            mode="bilinear",
         )[0]
-        for side, scale in own.scales.items()
+        for side, space in own.spaces.items()
     ]
-    torch.testing.assert_close(found, (sum(maps) / 2).log_softmax(0))
-    read = unpack_probe(pack_probe(own), "cpu")
-    torch.testing.assert_close(read.predict(views, (20, 30)), found)
+    np.testing.assert_allclose(found, (sum(maps) / 2).softmax(0).numpy(), **CLOSE)
+    read = unpack_probe(pack_probe(own))
+    np.testing.assert_array_equal(read.predict(views, (20, 30)), found)
 
 
 # ---- from scenes to masks ---------------------------------------------------------------------
@@ -261,12 +289,13 @@ def test_the_index_is_drawn_by_the_seed_and_can_be_left_out(learned):
     assert all("dense" in row for row in first[96])
     assert not any("dense" in row for row in first[128])
     alone = Experiment(check_config({**CONFIG, "train": {"index": 0}}))
-    assert list(probe.read_lessons(probe.embed_lessons(alone, loader), "cpu")) == []
+    assert list(probe.read_lessons(probe.embed_lessons(alone, loader))) == []
     _, _, count = probe.train_probe(alone, Path(alone.data, "images/train.csv"), load=loader)
     assert count == 6
-    views = list(probe.read_lessons(first, "cpu"))
+    views = list(probe.read_lessons(first))
     assert len(views) == 10
-    assert views[0][128][1] is views[0][96][1] and views[0][128][0].shape[0] == 1
+    assert np.shares_memory(views[0][128][1], views[0][96][1])
+    assert views[0][128][0].shape[0] == 1
 
 
 def test_a_word_that_is_no_target_is_never_found(learned):
@@ -274,11 +303,10 @@ def test_a_word_that_is_no_target_is_never_found(learned):
     trained, _, _ = probe.train_probe(
         some, Path(some.data, "images/train.csv"), load=models.keeping_loader()
     )
-    maps = trained.predict(
-        {side: torch.randn(1, trained.weight.shape[1], 3, 3) for side in trained.scales}, (9, 9)
-    )
-    names = [some.labels[label] for label in maps.argmax(0).unique().tolist()]
-    assert set(names) <= {"orange", "lemon"} and np.isfinite(maps.numpy()).all()
+    views = {side: draws(1, trained.weight.shape[1], 3, 3, seed=side) for side in trained.spaces}
+    maps = trained.predict(views, (9, 9))
+    names = [some.labels[label] for label in np.unique(maps.argmax(0))]
+    assert set(names) <= {"orange", "lemon"} and np.isfinite(maps).all()
     assert set(SHAPES) - set(names)
 
 

@@ -173,7 +173,8 @@ def test_predicts_at_the_size_of_the_image():
     with torch.inference_mode():
         maps = predict(model, torch.rand(1, 3, 50, 70))
     assert maps.shape == (1, 5, 50, 70)
-    torch.testing.assert_close(maps.exp().sum(1), torch.ones(1, 50, 70))
+    assert maps.min() >= 0
+    torch.testing.assert_close(maps.sum(1), torch.ones(1, 50, 70))
 
 
 def test_wrong_backbones_are_named(tmp_path):

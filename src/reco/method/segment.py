@@ -43,8 +43,8 @@ def saliency(
     maps = similarity(encoder_features, references, size)
     if dense_features is not None:
         assert texts is not None
-        for i in range(len(maps)):  # a second factor of a whole batch would double the memory
-            maps[i] *= similarity(dense_features[i : i + 1], texts, size, temperature)[0]
+        for own, dense in zip(maps, dense_features, strict=True):  # one at a time, for the memory
+            own *= similarity(dense[None], texts, size, temperature)[0]
     return maps
 
 
@@ -213,14 +213,14 @@ def predict(
     for method in methods:
         name = "" if method.kind == "denseclip" else method.reference_name
         by_reference.setdefault(name, []).append(method)
-    for i in range(len(encoder_features)):
-        encoder, dense = encoder_features[i : i + 1], dense_features[i : i + 1]
-        second = similarity(dense, knowledge.texts, size, knowledge.temperature)[0]
+    images = zip(encoder_features, dense_features, strict=True)
+    for i, (encoder, dense) in enumerate(images):
+        second = similarity(dense[None], knowledge.texts, size, knowledge.temperature)[0]
         for name, group in by_reference.items():
             if not name:
                 yield from ((i, method, second) for method in group)
                 continue
-            maps = similarity(encoder, knowledge.references[name], size)[0]
+            maps = similarity(encoder[None], knowledge.references[name], size)[0]
             yield from ((i, method, maps) for method in group if method.kind == "reference")
             both = [method for method in group if method.kind != "reference"]
             if both:
