@@ -17,15 +17,16 @@ from reco.revision import read_revision
 RECORDED = (
     "matplotlib",
     "numpy",
+    "onnxruntime",
     "open_clip_torch",
     "pandas",
     "pillow",
     "safetensors",
     "scipy",
     "segmentation-models-pytorch",
-    "transformers",
     "snakemake",
     "timm",
+    "tokenizers",
     "torch",
     "torchvision",
 )
