@@ -187,6 +187,19 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `converted`, but sooner made: its dictionary entries have random embeddings."""
+    from reco.models import packaged
+
+    path = tmp_path_factory.mktemp("networks")
+    entries = np.random.default_rng(0).standard_normal((1000, 384)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packaged, "embed_sentences", lambda sentences: entries)
+        packaged.convert(path)
+    return path
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A fresh copy of the project."""

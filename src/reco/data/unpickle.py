@@ -305,11 +305,17 @@ def _load_legacy(file: BinaryIO) -> Any:
     start = file.tell()
     storages: dict[str, _Storage] = {}
     _Unpickler(file, storages).load()
-    for key in _Unpickler(file).load():
+    keys = _Unpickler(file).load()
+    if storages.keys() - set(keys):
+        raise RefusedError("a storage without numbers")
+    for key in keys:
         values = storages[key].values
         if int.from_bytes(file.read(8), "little") != len(values):
             raise RefusedError("a storage of another length than its tensors have")
-        storages[key] = _Storage(np.frombuffer(file.read(values.nbytes), values.dtype))
+        numbers = file.read(values.nbytes)
+        if len(numbers) < values.nbytes:
+            raise RefusedError("a storage that is cut off")
+        storages[key] = _Storage(np.frombuffer(numbers, values.dtype))
     file.seek(start)
     return _Unpickler(file, storages).load()
 
