@@ -26,7 +26,7 @@ from reco.method.background import EXTENT, RANGE, bounds, extent
 from reco.method.bank import CONTRAST, SHARE, SHRINK, find_seeds, measure, pool
 from reco.method.maps import normalise
 from reco.method.segment import (
-    NEAREST,
+    NEIGHBOURS,
     WEIGHT,
     Knowledge,
     Scale,
@@ -220,7 +220,7 @@ def test_the_nearest_prototypes_are_those_of_a_full_sort(monkeypatch):
     z = normalise(rng.standard_normal((2, 6, 3, 4), np.float32), axis=1)
     own = normalise(rng.standard_normal((5, 7, 6), np.float32))
     cosines = torch.einsum("bchw,nkc->bnkhw", torch.from_numpy(z), torch.from_numpy(own))
-    wanted = cosines.topk(NEAREST, dim=2).values.mean(2)
+    wanted = cosines.topk(NEIGHBOURS, dim=2).values.mean(2)
     found = nearest(z, own)
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1.3e-6, atol=1e-5)
     monkeypatch.setattr("reco.method.segment.COSINES", 2 * 7 * 12)  # two concepts at a time

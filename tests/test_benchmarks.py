@@ -79,9 +79,9 @@ def test_the_bare_products_are_those_of_one_update(monkeypatch):
             widths.append(values.shape[1])
             return self.matrix @ values
 
-    make = bench_crf.crf.make_kernels
+    make = bench_crf.make_kernels
     monkeypatch.setattr(
-        bench_crf.crf,
+        bench_crf,
         "make_kernels",
         lambda *arguments: [[Counted(matrix) for matrix in chain] for chain in make(*arguments)],
     )
