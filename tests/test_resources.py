@@ -120,6 +120,6 @@ def test_without_pytorch_auto_is_the_cpu_and_a_gpu_one_line(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "torch", None)  # an import raises ImportError
     assert resolve_device("auto") == "cpu" and resolve_device("cpu") == "cpu"
-    with pytest.raises(RecoError, match="needs PyTorch") as caught:
+    with pytest.raises(RecoError, match="pip install 'reco\\[torch\\]'") as caught:
         resolve_device("cuda")
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from reco.errors import RecoError
+from reco.errors import RecoError, not_installed
 from reco.progress import LOG
 
 DEVICES = "auto, cpu, cuda, cuda:<number> or mps"
@@ -74,7 +74,10 @@ def user_cache() -> Path:
 def _resolve(wanted: str) -> str:
     if wanted == "cpu" or (wanted == "auto" and not _may_have_accelerator()):
         return "cpu"
-    import torch  # here, for it takes seconds, and who has no accelerator needs none of it
+    try:
+        import torch  # here, for it takes seconds, and who has no accelerator needs none of it
+    except ModuleNotFoundError as error:
+        raise not_installed(error) from None
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
