@@ -81,6 +81,8 @@ def peak_mib(way: Callable[[], object]) -> float:
     """
     if not Path("/proc/self/status").exists():
         return float("nan")
+    # Else what was freed before is used again, uncounted; and before it is watched, or it counts.
+    ctypes.CDLL(None).malloc_trim(0)
     watcher = subprocess.Popen(
         [sys.executable, "-S", "-c", WATCH, str(os.getpid())], stdout=subprocess.PIPE, text=True
     )
@@ -89,7 +91,6 @@ def peak_mib(way: Callable[[], object]) -> float:
     with watcher:
         # Its lines are read while `way` runs, or the pipe would fill.
         most = ThreadPoolExecutor(1).submit(lambda: [int(line) for line in watcher.stdout or ()])
-        ctypes.CDLL(None).malloc_trim(0)  # else what was freed before is used again, uncounted
         before = _anonymous_kib()
         way()
         time.sleep(0.01)
