@@ -163,3 +163,15 @@ def test_help_waits_for_no_library(words):
 @pytest.mark.parametrize("job", ["retrieve", "cosegment", "bank"])
 def test_jobs_of_a_concept_load_no_library_of_figures(job):
     assert loaded(f"import reco.cli, reco.workflow.{job}")[1]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("workflow.embed", "workflow.text", "workflow.whiten", "workflow.segment"),
+        *("models.packaged", "photos.segmenter", "photos.specialists.use"),
+    ],
+)
+def test_what_segments_waits_for_no_framework(module):
+    """PyTorch is imported by the networks that need it, when they are loaded."""
+    assert loaded(f"import reco.cli, reco.{module}")[1]

@@ -1,6 +1,8 @@
 """Engines: ONNX Runtime and NumPy give what PyTorch and transformers give; files of the former."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,24 @@ def test_the_engine_is_part_of_the_version(networks: Path) -> None:
     onnx, torch = (packaged.load(folder=networks, engine=name) for name in ("onnx", "torch"))
     assert onnx.version != torch.version
     assert load("packaged", folder=networks).version == onnx.version
+
+
+@RUNTIME
+def test_on_a_cpu_no_framework_is_imported(networks: Path) -> None:
+    """Not by an image, nor by a text."""
+    code = """
+import sys
+import numpy as np
+from reco.models import load
+model = load("packaged", folder=sys.argv[1])
+model.encode(np.zeros((1, 3, 64, 64), np.float32), model.outputs)
+model.embed_texts(["owl"], "dense")
+print(sorted({"torch", "timm", "transformers", "onnx"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(networks)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_without_onnx_runtime_pytorch_is_the_engine(

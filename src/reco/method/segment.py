@@ -229,7 +229,10 @@ def predict(
 
 
 def least_salient(maps: np.ndarray, share: float) -> np.ndarray:
-    """(H, W) bool: the `share` of pixels at which no concept of (concepts, H, W) is salient."""
+    """(H, W) bool: the `share` of pixels at which no concept of (concepts, H, W) is salient.
+
+    Of pixels that are alike none is told from the others: where the picture is flat, it is none.
+    """
     best = maps.max(0)
-    rank = max(1, round(share * best.size)) - 1
-    return best <= np.partition(best, rank, axis=None)[rank]
+    rank = min(round(share * best.size), best.size - 1)
+    return best < np.partition(best, rank, axis=None)[rank]

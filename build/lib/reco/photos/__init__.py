@@ -1,1 +1,0 @@
-"""Photographs: words in, masks out, in one process; for people who have no benchmark."""
