@@ -18,6 +18,7 @@ from reco.cli import commands
 from reco.config import CRF, Train
 from reco.data.imagenet import vocabulary
 from reco.errors import RecoError
+from reco.files import sha256
 from reco.method.metrics import IGNORE
 from reco.photos.result import Segmentation
 from reco.photos.segmenter import load
@@ -84,6 +85,8 @@ def test_a_folder_is_whole(workplace):
     assert {path.name for path in (workplace / "orange").iterdir()} == set(FILES)
     described = json.loads((workplace / "orange/model.json").read_text())
     assert described["word"] == "orange" and described["train"]["iterations"] == 3
+    for kind, name in {"weights": "model.safetensors", "graph": "model.onnx"}.items():
+        assert described[kind] == sha256(workplace / "orange" / name)
     assert len(described["archive"]) == 4 and len(described["unlike"]) == 4
     for item in [*described["archive"], *described["unlike"]]:
         assert (workplace / "photos" / item["path"]).is_file()
@@ -212,14 +215,13 @@ def saved(untrained, tmp_path):
 def test_what_is_read_predicts_as_what_was_written(untrained, saved):
     again = load_specialist(saved, "cpu")
     picture = np.random.default_rng(0).integers(0, 256, (70, 150, 3), dtype=np.uint8)
-    specialist = untrained.specialist
-    found = [one.segment(picture, crf=False) for one in (specialist, again)]
+    found = [one.segment(picture, crf=False) for one in (untrained.specialist, again)]
     np.testing.assert_array_equal(found[0].maps, found[1].maps)
     assert found[0].maps.shape == (1, 64, 137) and found[0].labels.shape == (70, 150)
     middle = float(np.median(found[0].maps))
-    share = specialist.segment(picture, crf=False, threshold=middle).shares["blob"]
+    share = again.segment(picture, crf=False, threshold=middle).shares["blob"]
     assert 0.3 < share < 0.7
-    assert specialist.segment(picture, threshold=0).shares["blob"] == 1
+    assert again.segment(picture, threshold=0).shares["blob"] == 1
 
 
 def test_damage_is_named(saved):
@@ -254,34 +256,84 @@ def test_an_earlier_ones_files_do_not_stay(untrained, saved):
     ]
 
 
-def test_onnx_agrees_at_any_size(untrained, saved):
-    onnxruntime = pytest.importorskip("onnxruntime")
+@pytest.fixture
+def exported(untrained, saved):
+    """A folder with model.onnx, too."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 80), (97, 33))]
     assert export_onnx(untrained, saved, pictures) < 1e-4
-    session = onnxruntime.InferenceSession(saved / "model.onnx")
-    picture = rng.integers(0, 256, (70, 131, 3), dtype=np.uint8)
+    return saved
+
+
+def test_onnx_agrees_at_any_size(untrained, exported):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    picture = np.random.default_rng(1).integers(0, 256, (70, 131, 3), dtype=np.uint8)
     (found,) = session.run(None, {"picture": picture})
     assert found.shape == (70, 131) and 0 <= found.min() < found.max() <= 1
-    by_graph = load_specialist(saved, "cpu").find(picture)
-    (saved / "model.onnx").unlink()
-    np.testing.assert_allclose(by_graph, load_specialist(saved, "cpu").find(picture), atol=1e-4)
+    wanted = untrained.specialist.find(picture)
+    assert wanted.shape == found.shape and wanted.dtype == found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
 
-def test_a_damaged_graph_is_named(untrained, saved):
-    export_onnx(untrained, saved, [np.zeros((64, 64, 3), np.uint8)])
-    graph = saved / "model.onnx"
-    graph.write_bytes(graph.read_bytes()[:-1])
-    with pytest.raises(RecoError, match=r"model\.onnx: damaged: copy it again, or delete it"):
-        load_specialist(saved, "cpu")
+def test_the_graph_is_used_where_it_is_there(untrained, exported, monkeypatch):
+    """On a CPU, and with what PyTorch says."""
+    picture = np.random.default_rng(1).integers(0, 256, (70, 150, 3), dtype=np.uint8)
+    wanted = untrained.specialist.segment(picture, crf=False).maps
+    (exported / "model.safetensors").rename(exported / "weights")  # not needed
+    specialist = load_specialist(exported, "cpu")
+    found = specialist.segment(picture, crf=False)
+    np.testing.assert_allclose(found.maps, wanted, rtol=0, atol=1e-4)
+    assert specialist.segment(picture, threshold=0).shares["blob"] == 1
+
+    (exported / "weights").rename(exported / "model.safetensors")
+    with monkeypatch.context() as patch:  # no wheel of ONNX Runtime for this Python
+        patch.setattr("reco.photos.specialists.specialist.has_runtime", lambda: False)
+        again = load_specialist(exported, "cpu").segment(picture, crf=False)
+    np.testing.assert_array_equal(again.maps, wanted)
+    (exported / "model.onnx").unlink()
+    again = load_specialist(exported, "cpu").segment(picture, crf=False)
+    np.testing.assert_array_equal(again.maps, wanted)
+
+
+def test_a_damaged_graph_is_named(exported):
+    graph = exported / "model.onnx"
+    whole = bytearray(graph.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    graph.write_bytes(whole)
+    with pytest.raises(RecoError, match=r"model\.onnx: damaged") as raised:
+        load_specialist(exported, "cpu")
+    assert "\n" not in str(raised.value)
+
+
+def test_with_a_graph_no_framework_is_waited_for(exported, tmp_path):
+    Image.effect_noise((90, 41), 80).convert("RGB").save(tmp_path / "a.png")
+    code = (
+        "import sys; from reco.cli import commands; "
+        "commands(sys.argv[1:], standalone_mode=False); "
+        "print(sorted({'torch', 'torchvision', 'timm', 'onnx'} & set(sys.modules)))"
+    )
+    words = ["specialist-segment", exported, tmp_path / "a.png", "--out", tmp_path / "found"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words), "--device", "cpu"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "found/masks/a.png").exists()
 
 
 def test_onnx_that_differs_is_not_written(untrained, saved, monkeypatch):
     pytest.importorskip("onnxruntime")
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
     monkeypatch.setattr("reco.photos.specialists.export.TOLERANCE", -1.0)
     with pytest.raises(RecoError, match="ONNX Runtime and PyTorch differ"):
         export_onnx(untrained, saved, [np.zeros((64, 64, 3), np.uint8)])
-    assert not list(saved.glob("*.onnx"))
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
 def test_the_example_of_the_docs_runs(workplace, tmp_path, monkeypatch):
@@ -366,7 +418,7 @@ def test_a_specialist_learns_what_it_is_taught(workplace):
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
     inside, outside = [], []
     for item in lessons:
-        (probability,) = taught.segment(item.picture, crf=False).maps
+        (probability,) = taught.specialist.segment(item.picture, crf=False).maps
         labels = np.asarray(Image.fromarray(item.labels).resize((64, 64), Image.Resampling.NEAREST))
         inside += probability[labels == 1].tolist()
         outside += probability[labels == 0].tolist()
