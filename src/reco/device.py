@@ -72,6 +72,7 @@ def user_cache() -> Path:
 
 
 def _resolve(wanted: str) -> str:
+    kind, _, number = check_device(wanted).partition(":")
     if wanted == "cpu" or (wanted == "auto" and not _may_have_accelerator()):
         return "cpu"
     try:
@@ -82,7 +83,6 @@ def _resolve(wanted: str) -> str:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
-    kind, _, number = check_device(wanted).partition(":")
     if (kind == "cuda" and not cuda) or (kind == "mps" and not mps):
         raise RecoError(f"device {wanted!r}: not on this machine: write auto or cpu")
     if number and int(number) >= torch.cuda.device_count():
