@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from click.testing import CliRunner
 
 from reco.cli import SECTIONS, commands
@@ -20,7 +21,15 @@ def test_every_command_is_listed_once():
     assert sorted(listed) == sorted(commands.commands)
 
 
-def test_what_people_ask_for_has_an_example():
-    for command in next(iter(SECTIONS.values())):
-        said = CliRunner().invoke(commands, [command.name, "--help"]).output
-        assert re.search(rf"^  reco {command.name} \S|^  reco {command.name}$", said, re.MULTILINE)
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_every_command_has_an_example(name):
+    said = CliRunner().invoke(commands, [name, "--help"]).output
+    assert re.search(rf"^  reco {name}( \S|$)", said, re.MULTILINE), said
+
+
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_the_options_of_an_example_are_those_of_the_command(name):
+    said = CliRunner().invoke(commands, [name, "--help"]).output
+    usage, options = said.split("Options:", 1)
+    used = re.findall(r"(?<=\s)--[a-z-]+", "\n".join(re.findall(r"^  .*", usage, re.MULTILINE)))
+    assert [option for option in used if option not in options] == []

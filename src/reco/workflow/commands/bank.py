@@ -14,7 +14,12 @@ from reco.options import FEATURES, FILE
 @click.option("--size", type=click.IntRange(2), required=True, help="Archive images at most.")
 @click.option("--bank", type=FILE, required=True, help="safetensors to write.")
 def bank(features: Path, whitening: Path, scales: str, size: int, bank: Path) -> None:
-    """Find the seeds of an archive, and keep them all."""
+    """Find the seeds of an archive, and keep them all.
+
+    \b
+    reco bank --features zebra.csv --whitening whitening.safetensors --scales '320 448' \\
+        --size 30 --bank bank.safetensors
+    """
     from reco.workflow.bank import bank_archive
 
     bank_archive(features, whitening, [int(scale) for scale in scales.split()], size, bank)

@@ -10,7 +10,11 @@ from reco.options import FILE
 @click.command()
 @click.option("--schema", type=FILE, required=True, help="JSON schema to write.")
 def schema(schema: Path) -> None:
-    """Write the JSON schema of the config."""
+    """Write the JSON schema of the config.
+
+    \b
+    reco schema --schema workflow/schemas/config.schema.json
+    """
     from reco.config import Config
     from reco.files import write_json
 

@@ -32,7 +32,12 @@ def cosegment(
     variant: "Variant",
     reference: Path,
 ) -> None:
-    """Find what an archive has in common: a reference."""
+    """Find what an archive has in common: a reference.
+
+    \b
+    reco cosegment --features zebra.csv --text zebra.safetensors --variants k20 \\
+        --reference reference.safetensors
+    """
     from reco.workflow.cosegment import cosegment_archive
 
     cosegment_archive(

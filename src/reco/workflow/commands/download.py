@@ -13,6 +13,9 @@ def weights(weights: Path) -> None:
     """Convert the packaged network's weights.
 
     To safetensors; both are checked by SHA-256.
+
+    \b
+    reco weights --weights data/models/packaged/tf_efficientnet_lite2.safetensors
     """
     from reco.models.packaged import convert
 
@@ -32,6 +35,9 @@ def fetch(packages: Path, source: str, folder: Path) -> None:
     """Fetch the photographs of `stamps`.
 
     They are in Debian packages, which are checked by SHA-256.
+
+    \b
+    reco fetch --packages config/stamps/packages.yaml --folder data/packages
     """
     from reco.data.downloads.debian import fetch
 
@@ -106,7 +112,11 @@ def convert(kind: str, source: Path, out: Path) -> None:
 )
 @WORKERS
 def compose(config_file: Path, packages: Path, photographs: Path, workers: int) -> None:
-    """Compose the scenes of `stamps` from photographs."""
+    """Compose the scenes of `stamps` from photographs.
+
+    \b
+    reco compose --workers 2
+    """
     from reco.data.downloads.debian import unpack
     from reco.data.downloads.listing import read_packages
     from reco.data.scenes import compose
@@ -138,6 +148,9 @@ def catalog(config_file: Path, index: Path, labels: Path | None, workers: int) -
     """List the images of the index.
 
     Only those that are new or changed are read.
+
+    \b
+    reco catalog --index index.csv --workers 2
     """
     from reco.workflow.catalog import catalog_index, label_index
 
@@ -158,7 +171,11 @@ def catalog(config_file: Path, index: Path, labels: Path | None, workers: int) -
 @SPLIT
 @click.option("--images", type=FILE, required=True, help="CSV to write: images of the split.")
 def catalog_split(config_file: Path, split: str, images: Path) -> None:
-    """List and check the images of a split and its masks."""
+    """List and check the images of a split and its masks.
+
+    \b
+    reco catalog-split --split val --images val.csv
+    """
     from reco.workflow.catalog import catalog_split
 
     catalog_split(open_experiment(config_file).split(split), images, need_masks=split == "val")

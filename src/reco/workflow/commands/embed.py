@@ -17,7 +17,11 @@ from reco.options import CONFIG, FILE, MODEL, SIZE, SPLIT, images_option, open_e
 )
 @click.option("--table", type=FILE, required=True, help="CSV to write: where embeddings are.")
 def embed(config_file: Path, images: Path, model: str, size: int, part: str, table: Path) -> None:
-    """Embed images of the index that the store lacks."""
+    """Embed images of the index that the store lacks.
+
+    \b
+    reco embed --images data/stamps/images/index.csv --model packaged --size 320 --table part.csv
+    """
     from reco.workflow.embed import embed_part
 
     embed_part(open_experiment(config_file), images, model, size, part, table)
@@ -43,6 +47,10 @@ def gather(
     """Gather the embeddings of all PARTS in one matrix.
 
     PARTS are tables of `reco embed`, in order.
+
+    \b
+    reco gather part.csv --embeddings index.npy --usable index.csv --skipped skipped.csv \\
+        --model packaged --size 320 --state mine
     """
     from reco.data.embeddings import Description
     from reco.workflow.embed import gather
@@ -57,7 +65,11 @@ def gather(
 @images_option("images of the split")
 @click.option("--table", type=FILE, required=True, help="CSV to write: where features are.")
 def embed_split(config_file: Path, split: str, images: Path, table: Path) -> None:
-    """Compute features of a split that the store lacks."""
+    """Compute features of a split that the store lacks.
+
+    \b
+    reco embed-split --split val --images data/stamps/images/val.csv --table val.csv
+    """
     from reco.workflow.views import embed_split
 
     embed_split(open_experiment(config_file), split, images, table)
@@ -66,7 +78,11 @@ def embed_split(config_file: Path, split: str, images: Path, table: Path) -> Non
 @click.command()
 @CONFIG
 def text(config_file: Path) -> None:
-    """Embed texts of concepts that the store lacks."""
+    """Embed texts of concepts that the store lacks.
+
+    \b
+    reco text --config mine.yaml
+    """
     from reco.workflow.text import embed_concepts
 
     embed_concepts(open_experiment(config_file))

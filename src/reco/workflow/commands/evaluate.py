@@ -24,7 +24,12 @@ def evaluate(
     per_class: Path,
     summary: Path,
 ) -> None:
-    """Score all methods against the ground truth."""
+    """Score all methods against the ground truth.
+
+    \b
+    reco evaluate --images data/stamps/images/val.csv --zero-shot data/stamps/masks/val \\
+        --metrics metrics.csv --per-class per_class.csv --summary metrics.json
+    """
     from reco.data.tables import read_table, write_table
     from reco.files import write_json
     from reco.workflow.evaluate import METRICS, PER_CLASS, evaluate, summarise
@@ -44,7 +49,11 @@ def evaluate(
 @click.option("--retrieval", type=FILE, required=True, help="CSV to write.")
 @click.option("--summary", type=FILE, required=True, help="JSON to write: means over concepts.")
 def precision(config_file: Path, retrieval: Path, summary: Path) -> None:
-    """Precision of archives, where labels are known."""
+    """Precision of archives, where labels are known.
+
+    \b
+    reco precision --retrieval retrieval.csv --summary retrieval.json
+    """
     from reco.data.tables import write_table
     from reco.files import write_json
     from reco.workflow.evaluate import RETRIEVAL, mean_precision, precision
@@ -83,6 +92,9 @@ def record(
     Config, revision, versions, seed, devices.
 
     FILES are files and folders whose digests are recorded.
+
+    \b
+    reco record --run run.json --merged config.yaml --logs data/stamps/logs data/stamps/masks
     """
     import yaml
 

@@ -13,6 +13,9 @@ def features(config_file: Path) -> None:
     """Compute features of archives that the store lacks.
 
     And of the images of the index that a probe learns from.
+
+    \b
+    reco features --config mine.yaml
     """
     from reco.models import keeping_loader
     from reco.workflow.embed import embed_archives
@@ -32,6 +35,9 @@ def whiten(config_file: Path, embeddings: Path) -> None:
     """Measure the spaces that seeds are compared in.
 
     On a sample of the index.
+
+    \b
+    reco whiten --embeddings data/stamps/embeddings/index.npy
     """
     from reco.models import keeping_loader
     from reco.workflow.whiten import whiten_index

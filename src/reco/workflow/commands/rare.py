@@ -13,7 +13,11 @@ from reco.options import CONFIG, FILE, images_option, open_experiment
 @click.option("--scores", type=FILE, required=True, help="CSV to write: IoU at every threshold.")
 @click.option("--summary", type=FILE, required=True, help="JSON to write: at two thresholds.")
 def rare(config_file: Path, images: Path, scores: Path, summary: Path) -> None:
-    """Score one concept against background."""
+    """Score one concept against background.
+
+    \b
+    reco rare --images data/stamps/images/val.csv --scores rare.csv --summary rare.json
+    """
     from reco.data.tables import write_table
     from reco.files import write_json
     from reco.workflow.rare import RARE, rare, summarise, table

@@ -22,6 +22,10 @@ def retrieve(
     """Keep the best images of a concept: its archive.
 
     For several concepts in one pass, give --text and --archive as often, in the same order.
+
+    \b
+    reco retrieve --embeddings index.npy --images index.csv --text zebra.safetensors \\
+        --size 20 --archive zebra.csv
     """
     from reco.workflow.retrieve import retrieve_archives
 

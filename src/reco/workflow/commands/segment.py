@@ -32,6 +32,9 @@ def segment_split(
 
     Masks are made in a hidden folder beside --masks, so that those of a command that was killed
     are there for the next.
+
+    \b
+    reco segment-split --split val --images data/stamps/images/val.csv --masks masks
     """
     from reco.files import write_text
     from reco.workflow.segment import segment_split

@@ -31,6 +31,10 @@ def train(
     From the last checkpoint, if it was killed.
 
     DeepLab has --workers processes that draw its crops.
+
+    \b
+    reco train --images data/stamps/images/train.csv --weights model.safetensors --model model.json \\
+        --curve curve.csv
     """
     from reco.workflow.train import train_plus
 
@@ -54,7 +58,12 @@ def segment_plus(
     masks: Path,
     workers: int,
 ) -> None:
-    """Segment the val split with ReCo+."""
+    """Segment the val split with ReCo+.
+
+    \b
+    reco segment-plus --images data/stamps/images/val.csv --weights model.safetensors \\
+        --model model.json --masks masks
+    """
     from reco.workflow.train import segment_plus
 
     experiment = open_experiment(config_file)
