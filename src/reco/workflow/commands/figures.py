@@ -64,7 +64,12 @@ def first_line(source: str) -> str:
     },
 )
 def table() -> None:
-    """Write a table to FILES: .md, .tex or .html."""
+    """Write a table to FILES: .md, .tex or .html.
+
+    \b
+    reco table methods --metrics results/stamps/metrics.csv --run results/stamps/run.json \\
+        --images data/stamps/images/val.csv methods.md methods.tex
+    """
 
 
 @click.group(
@@ -79,4 +84,9 @@ def table() -> None:
     },
 )
 def figure() -> None:
-    """Draw a figure to FILES: .png or .pdf."""
+    """Draw a figure to FILES: .png or .pdf.
+
+    \b
+    reco figure archives --retrieval results/stamps/retrieval.csv --concept zebra \\
+        --run results/stamps/run.json zebra.png
+    """
