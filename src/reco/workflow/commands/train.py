@@ -33,8 +33,8 @@ def train(
     DeepLab has --workers processes that draw its crops.
 
     \b
-    reco train --images data/stamps/images/train.csv --weights model.safetensors --model model.json \\
-        --curve curve.csv
+    reco train --images data/stamps/images/train.csv --weights model.safetensors \\
+        --model model.json --curve curve.csv
     """
     from reco.workflow.train import train_plus
 
