@@ -10,6 +10,7 @@ from types import ModuleType
 MOVED = {
     "reco.cosegment": "reco.method.cosegment",
     "reco.crf": "reco.method.crf",
+    "reco.folder": "reco.data.folder",
     "reco.metrics": "reco.method.metrics",
     "reco.retrieve": "reco.method.retrieve",
     "reco.segment": "reco.method.segment",

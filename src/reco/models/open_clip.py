@@ -193,7 +193,7 @@ class Clip(Normalised):
         """
         wanted = check_wanted(self.name, wanted, self.outputs)
         visual = self.network.visual
-        pixels = torch.from_numpy(images).to(next(visual.parameters()).device)
+        pixels = torch.as_tensor(images).to(next(visual.parameters()).device)
         if "global" in wanted and not _is_plain_vit(visual):
             if images.shape[2:] != (self.size, self.size):
                 raise RecoError(

@@ -131,7 +131,7 @@ class Encoder(Normalised):
             RecoError: also where the network knows one size of image only, and gets another.
         """
         check_wanted(self.name, wanted, self.outputs)
-        pixels = torch.from_numpy(images).to(next(self.network.parameters()).device)
+        pixels = torch.as_tensor(images).to(next(self.network.parameters()).device)
         if isinstance(self.features, VitFeatures):
             return to_arrays({"encoder": self.features(pixels)})
         maps = self._forward(pixels.to(memory_format=torch.channels_last))
