@@ -31,6 +31,8 @@ from reco.revision import uncommitted
 from reco.workflow.catalog import read_index_labels
 from reco.workflow.figures.style import OUTLINE, STYLE, bare, blend, spread, write_figure, write_on
 
+COLUMNS = 8  # images in a row: all that is shown of each of several concepts
+
 # Little support is transparent, much is opaque.
 HEAT = ListedColormap(
     np.column_stack(
@@ -197,5 +199,6 @@ def archives(
     k = experiment.config.archive_size
     precision = precision_at(pd.read_csv(retrieval), k)
     slugs = [slug] if slug else choose_archives(experiment, precision, count)
-    shown = [read_archive(experiment, slug, precision, k if slug else 8) for slug in slugs]
-    write_figure(archives_figure(shown, columns=8), *files, remark=uncommitted(run))
+    images = k if slug else COLUMNS
+    shown = [read_archive(experiment, name, precision, images) for name in slugs]
+    write_figure(archives_figure(shown, COLUMNS), *files, remark=uncommitted(run))
