@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -328,6 +329,18 @@ def experiment(request, tmp_path, monkeypatch):
 
 def reco(*arguments):
     commands(" ".join(arguments).split(), standalone_mode=False)
+
+
+def test_of_several_archives_the_first_row_is_shown_and_all_of_one(experiment, monkeypatch):
+    module, shown = import_module("reco.workflow.figures.archives"), []
+    monkeypatch.setattr(module, "COLUMNS", 1)
+    monkeypatch.setattr(module, "archives_figure", lambda found, columns: shown.append(found))
+    monkeypatch.setattr(module, "write_figure", lambda *_, **__: None)
+    given = "--config mini.yaml --retrieval retrieval.csv --run run.json a.png"
+    reco("figure archives --count 2", given)
+    reco("figure archives --concept fire-truck", given)
+    several, one = ([len(archive.pictures) for archive in found] for found in shown)
+    assert set(several) == {1} and one == [experiment.config.archive_size] and one > [1]
 
 
 def test_commands_make_every_table_and_figure(experiment):
